@@ -1,0 +1,42 @@
+//! What happens to a core.
+
+use atoll_base::{LogIndex, NodeId, Term};
+use bytes::Bytes;
+
+use crate::membership::Membership;
+use crate::message::Message;
+
+/// The caller's name for a read request; comes back when the read may be served.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ReadContext(pub u64);
+
+/// One input of [`step`](crate).
+#[derive(Clone, PartialEq, Debug)]
+pub enum Input {
+    /// Nothing but time passing: the deadline may have been reached.
+    Tick,
+    /// A message from a peer.
+    Message(Message),
+    /// Payloads to append, one entry each, all or none. Answered in `Output::proposals`.
+    Propose(Vec<Bytes>),
+    /// A linearizable read; answered in `Output::reads` or `Output::reads_failed`.
+    Read(ReadContext),
+    /// Hand leadership over to this member.
+    Transfer(NodeId),
+    /// Make these the members (through a joint configuration where needed).
+    ChangeMembership(Membership),
+    /// The write that ended with `(term, index)` is durable, with the hard state it carried.
+    Written { write: u64, term: Term, index: LogIndex },
+    /// The owner has applied everything up to here.
+    Applied(LogIndex),
+    /// The owner has cut its log: the first entry kept is `first`, the one before has term `term`.
+    Compacted { first: LogIndex, prev_term: Term },
+    /// The owner installed a snapshot that ends here and made it durable.
+    SnapshotInstalled { index: LogIndex, term: Term, membership: Membership },
+    /// A snapshot sent to this follower arrived or failed.
+    SnapshotSent { to: NodeId, index: LogIndex, ok: bool },
+    /// The node layer says whether a peer's node is alive (quiet groups).
+    PeerLiveness { node: NodeId, alive: bool },
+    /// The replica's log or state is damaged: neither vote nor lead until rebuilt (trap T14).
+    Damaged,
+}

@@ -1,0 +1,84 @@
+//! What a core wants done, in lists that keep the order of obligations apart.
+//!
+//! Order in which the owner carries an output out:
+//! 1. `write.entries` become visible to the [`LogReader`](crate::LogReader) before the next step (any
+//!    entries at or above the first one's index are replaced).
+//! 2. `messages` may leave at once, also before the write is durable.
+//! 3. `write` goes to disk; when it is durable its `after` messages leave and
+//!    [`Input::Written`](crate::Input::Written) comes back with the write's id.
+//! 4. Everything up to `commit` may be applied, in order, once each.
+//! 5. `reads` may be served when their index is applied.
+
+use atoll_base::{Entry, LogIndex, NodeId, Term};
+
+use crate::input::ReadContext;
+use crate::membership::Membership;
+use crate::message::Message;
+
+/// What must survive a restart besides entries (Raft paper, figure 2).
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct HardState {
+    /// The latest term seen.
+    pub term: Term,
+    /// Who got this term's vote.
+    pub vote: Option<NodeId>,
+    /// A commit index known at that time; a hint that speeds recovery up.
+    pub commit: LogIndex,
+}
+
+/// One write to the log.
+#[derive(Clone, PartialEq, Default, Debug)]
+pub struct Write {
+    /// Its number in this core, growing; comes back in `Input::Written`.
+    pub id: u64,
+    /// The hard state to record, if it changed.
+    pub hard_state: Option<HardState>,
+    /// Entries to append; the first one's index may lie inside the log and then replaces its suffix.
+    pub entries: Vec<Entry>,
+    /// Messages that may leave only when this write is durable (votes, follower acknowledgements).
+    pub after: Vec<Message>,
+}
+
+/// What became of a proposal batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ProposalOutcome {
+    /// Appended at `first..first + count` in `term`; committed or lost later.
+    Appended {
+        /// The leader's term.
+        term: Term,
+        /// The first entry's index.
+        first: LogIndex,
+    },
+    /// Not the leader.
+    NotLeader {
+        /// Who is, if known.
+        leader: Option<NodeId>,
+    },
+    /// Too many uncommitted bytes, or leadership is being handed over.
+    Refused,
+}
+
+/// Everything that one step produced. Reused between steps: take what it holds, then `clear`.
+#[derive(Default, Debug)]
+pub struct Output {
+    /// May leave at once.
+    pub messages: Vec<Message>,
+    /// At most one write a step.
+    pub write: Option<Write>,
+    /// The commit index, if it moved.
+    pub commit: Option<LogIndex>,
+    /// The outcome of this step's `Propose`.
+    pub proposal: Option<ProposalOutcome>,
+    /// Reads that may be served once `LogIndex` is applied.
+    pub reads: Vec<(ReadContext, LogIndex)>,
+    /// Reads that this core can't confirm: ask the leader, if one is named.
+    pub reads_failed: Vec<(ReadContext, Option<NodeId>)>,
+    /// Followers that need a snapshot: send one, then report `SnapshotSent`.
+    pub snapshots_wanted: Vec<NodeId>,
+    /// An incoming snapshot to fetch and install: `(from, index, term, membership)`.
+    pub snapshot_offered: Option<(NodeId, LogIndex, Term, Membership)>,
+    /// Leadership, term or role changed: look at the getters.
+    pub role_changed: bool,
+    /// The configuration in force changed.
+    pub membership: Option<Membership>,
+}
