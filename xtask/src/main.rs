@@ -1,2 +1,71 @@
 //! `cargo x`: the project's own tasks.
-fn main() {}
+//!
+//! [`gate`] runs what a change must pass, one named and timed step after another. [`tidy`] holds
+//! the house rules that the compiler and clippy cannot see; it reads the tree as [`tree`] lists it
+//! and the sources as [`source`] masks them, so every rule is a function that a test can feed.
+
+mod gate;
+mod source;
+mod tidy;
+mod tree;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+
+const HELP: &str = "\
+usage: cargo x <task>
+
+tasks:
+  check   the gate: everything below, cheapest first; stops at the first failure
+  tidy    house rules: floors, sizes, names, lint parity, forbidden words
+  lint    formatting and clippy, warnings denied
+  test    unit and integration tests (cargo nextest when it is installed), then doc tests
+  doc     rustdoc of the workspace, warnings denied
+  sim     simulator smoke run: one seed twice, the two traces compared
+  help    this text";
+
+fn main() -> ExitCode {
+    let task = std::env::args().nth(1);
+    match run(task.as_deref()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("cargo x: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs one task; `false` means that it ran and something failed.
+fn run(task: Option<&str>) -> Result<bool> {
+    let root = root()?;
+    match task {
+        Some("check") => gate::run(&root, gate::ALL),
+        Some("tidy") => gate::run(&root, &[gate::Step::Tidy]),
+        Some("lint") => gate::run(&root, &[gate::Step::Format, gate::Step::Clippy]),
+        Some("test") => gate::run(&root, &[gate::Step::Test, gate::Step::DocTest]),
+        Some("doc") => gate::run(&root, &[gate::Step::Doc]),
+        Some("sim") => gate::run(&root, &[gate::Step::Simulate]),
+        Some("help" | "--help" | "-h") => {
+            println!("{HELP}");
+            Ok(true)
+        }
+        Some(other) => {
+            eprintln!("cargo x: there is no task `{other}`\n\n{HELP}");
+            Ok(false)
+        }
+        None => {
+            eprintln!("{HELP}");
+            Ok(false)
+        }
+    }
+}
+
+/// The workspace's root: the folder above this crate's.
+fn root() -> Result<PathBuf> {
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR")
+        .context("run this through `cargo x`, not by hand")?;
+    Ok(Path::new(&manifest).parent().context("xtask has no parent folder")?.to_path_buf())
+}

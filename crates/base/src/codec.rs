@@ -1,9 +1,9 @@
-//! A plain binary codec for what Atoll persists and replicates: varints, fixed words, length-prefixed
-//! bytes. It has no schema; every format that uses it starts with a version byte and has a document
-//! and a golden test.
+//! A plain binary codec for what Atoll persists and replicates: varints, fixed words,
+//! length-prefixed bytes. It has no schema; every format that uses it starts with a version byte
+//! and has a document and a golden test.
 //!
-//! Varints are LEB128: seven bits a byte, low first, at most ten bytes, shortest form only, so that a
-//! value has one encoding.
+//! Varints are LEB128: seven bits a byte, low first, at most ten bytes, shortest form only, so that
+//! a value has one encoding.
 
 use bytes::Bytes;
 
@@ -176,8 +176,8 @@ impl Reader {
     /// One to ten bytes, LEB128, shortest form.
     ///
     /// # Errors
-    /// [`DecodeError::Truncated`], or [`DecodeError::Unknown`] for a longer form than needed or a value
-    /// over 64 bits.
+    /// [`DecodeError::Truncated`], or [`DecodeError::Unknown`] for a longer form than needed or a
+    /// value over 64 bits.
     pub fn varint(&mut self, what: &'static str) -> Result<u64, DecodeError> {
         let offset = self.at;
         let mut value = 0_u64;
@@ -201,7 +201,8 @@ impl Reader {
     /// A length and that many bytes, shared with the input.
     ///
     /// # Errors
-    /// As [`Reader::varint`], and [`DecodeError::Truncated`] when the length says more than is there.
+    /// As [`Reader::varint`], and [`DecodeError::Truncated`] when the length says more than is
+    /// there.
     pub fn bytes(&mut self, what: &'static str) -> Result<Bytes, DecodeError> {
         let len = self.varint(what)?;
         let len = usize::try_from(len).map_err(|_| DecodeError::Unknown {

@@ -1,5 +1,5 @@
-//! The unit of a replicated log, known to consensus (which orders it) and to storage (which keeps it)
-//! so that neither needs to know the other.
+//! The unit of a replicated log, known to consensus (which orders it) and to storage (which keeps
+//! it) so that neither needs to know the other.
 
 use bytes::Bytes;
 

@@ -1,7 +1,7 @@
 //! The one shape of a refusal: did it happen, may I retry, where next.
 //!
-//! Every error that reaches a client is a [`Failure`]. gRPC statuses, etcd's error strings and Redis'
-//! error prefixes are translations of it, made at the gateways.
+//! Every error that reaches a client is a [`Failure`]. gRPC statuses, etcd's error strings and
+//! Redis' error prefixes are translations of it, made at the gateways.
 
 use std::fmt;
 use std::time::Duration;
@@ -31,7 +31,10 @@ pub enum Retry {
 }
 
 macro_rules! codes {
-    ($($(#[$doc:meta])* $name:ident = $n:literal, $text:literal, $happened:ident, $retry:expr;)*) => {
+    ($(
+        $(#[$doc:meta])*
+        $name:ident = $n:literal, $text:literal, $happened:ident, $retry:expr;
+    )*) => {
         /// A stable code. Numbers and names are part of the API: never reuse one.
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
         #[repr(u16)]

@@ -2,8 +2,8 @@
 //!
 //! Nothing here decides anything. [`id`] names things, [`time`] measures them, [`rng`] rolls seeded
 //! dice, [`codec`] and [`ordkey`] turn values into bytes (the second one keeps their order),
-//! [`checksum`] guards bytes, [`entry`] is the unit of every replicated log, and [`failure`] is the one
-//! shape in which every refusal leaves the system.
+//! [`checksum`] guards bytes, [`entry`] is the unit of every replicated log, and [`failure`] is the
+//! one shape in which every refusal leaves the system.
 //!
 //! Reading order: `id`, `entry`, `failure`, then the rest when needed.
 

@@ -1,8 +1,8 @@
 //! Keys whose byte order is the order of what they say.
 //!
 //! A key is a sequence of parts. Integers are big endian. A byte string that something follows is
-//! escaped: `00` becomes `00 ff`, and `00 01` ends it, so that `a` sorts before `a\0` and before `ab`
-//! whatever comes next. The last part of a key may be a plain tail.
+//! escaped: `00` becomes `00 ff`, and `00 01` ends it, so that `a` sorts before `a\0` and before
+//! `ab` whatever comes next. The last part of a key may be a plain tail.
 
 /// Builds an ordered key.
 #[derive(Default, Debug, Clone)]

@@ -1,0 +1,170 @@
+//! The gate: named steps, cheapest first, each printed with its time; the first failure stops it.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use crate::tidy;
+use crate::tree::Tree;
+
+/// One step of the gate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Step {
+    /// `cargo fmt --check`.
+    Format,
+    /// The house rules.
+    Tidy,
+    /// Clippy on every target, warnings denied.
+    Clippy,
+    /// Unit and integration tests.
+    Test,
+    /// Doc tests, which nextest does not run.
+    DocTest,
+    /// Rustdoc, warnings denied.
+    Doc,
+    /// One simulator seed, twice.
+    Simulate,
+}
+
+/// Everything, in the order of the gate.
+pub(crate) const ALL: &[Step] =
+    &[Step::Format, Step::Tidy, Step::Clippy, Step::Test, Step::DocTest, Step::Doc, Step::Simulate];
+
+/// How a step ended.
+enum Outcome {
+    Passed,
+    Skipped(String),
+    Failed(String),
+}
+
+impl Step {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Format => "format",
+            Self::Tidy => "tidy",
+            Self::Clippy => "clippy",
+            Self::Test => "test",
+            Self::DocTest => "doc tests",
+            Self::Doc => "docs",
+            Self::Simulate => "simulator smoke run",
+        }
+    }
+
+    fn run(self, root: &Path) -> Result<Outcome> {
+        match self {
+            Self::Format => cargo(root, &["fmt", "--all", "--check"]),
+            Self::Tidy => check_tidy(root),
+            Self::Clippy => cargo(
+                root,
+                &["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"],
+            ),
+            Self::Test if has_nextest(root) => {
+                cargo(root, &["nextest", "run", "--workspace", "--locked", "--no-fail-fast"])
+            }
+            Self::Test => {
+                cargo(root, &["test", "--workspace", "--locked", "--all-targets", "--no-fail-fast"])
+            }
+            Self::DocTest => cargo(root, &["test", "--workspace", "--locked", "--doc", "--quiet"]),
+            Self::Doc => {
+                let mut doc = command(root, &["doc", "--workspace", "--locked", "--no-deps"]);
+                status(doc.env("RUSTDOCFLAGS", "-D warnings"))
+            }
+            Self::Simulate => simulate(root),
+        }
+    }
+}
+
+/// Runs the steps; `false` when one of them failed, after naming it.
+pub(crate) fn run(root: &Path, steps: &[Step]) -> Result<bool> {
+    let begin = Instant::now();
+    for (at, step) in steps.iter().enumerate() {
+        let name = step.name();
+        println!("== {name} ({}/{})", at + 1, steps.len());
+        let start = Instant::now();
+        let outcome = step.run(root).with_context(|| format!("step `{name}` could not run"))?;
+        let seconds = start.elapsed().as_secs_f64();
+        match outcome {
+            Outcome::Passed => println!("== {name}: ok in {seconds:.1} s\n"),
+            Outcome::Skipped(why) => println!("== {name}: skipped: {why}\n"),
+            Outcome::Failed(why) => {
+                println!("== {name}: FAILED after {seconds:.1} s: {why}");
+                return Ok(false);
+            }
+        }
+    }
+    println!("== all steps passed in {:.1} s", begin.elapsed().as_secs_f64());
+    Ok(true)
+}
+
+fn check_tidy(root: &Path) -> Result<Outcome> {
+    let tree = Tree::load(root)?;
+    let findings = tidy::check(&tree);
+    for finding in &findings {
+        println!("{finding}");
+    }
+    Ok(match findings.len() {
+        0 => Outcome::Passed,
+        1 => Outcome::Failed("1 finding".into()),
+        n => Outcome::Failed(format!("{n} findings")),
+    })
+}
+
+/// Runs one seed twice. What `atoll sim` prints on its standard output is a function of the seed
+/// and the build, so the two outputs are equal byte for byte; anything timed belongs on standard
+/// error.
+fn simulate(root: &Path) -> Result<Outcome> {
+    let build = cargo(root, &["build", "--quiet", "--locked", "--bin", "atoll"])?;
+    if matches!(build, Outcome::Failed(_)) {
+        return Ok(build);
+    }
+    let atoll = |args: &[&str]| {
+        let mut run = command(root, &["run", "--quiet", "--locked", "--bin", "atoll", "--"]);
+        run.args(args).stderr(Stdio::inherit()).output().context("cannot start atoll")
+    };
+    let help = atoll(&["help"])?;
+    let has_sim = String::from_utf8_lossy(&help.stdout)
+        .lines()
+        .any(|line| line.split_whitespace().next() == Some("sim"));
+    if !has_sim {
+        return Ok(Outcome::Skipped("this build of atoll has no `sim` command yet".into()));
+    }
+    let (first, second) = (atoll(&["sim", "--seed", "1"])?, atoll(&["sim", "--seed", "1"])?);
+    print!("{}", String::from_utf8_lossy(&first.stdout));
+    Ok(if !first.status.success() {
+        Outcome::Failed(format!("`atoll sim --seed 1` ended with {}", first.status))
+    } else if first.stdout != second.stdout {
+        Outcome::Failed("two runs of seed 1 printed different traces".into())
+    } else {
+        Outcome::Passed
+    })
+}
+
+fn has_nextest(root: &Path) -> bool {
+    let mut probe = command(root, &["nextest", "--version"]);
+    probe.stdout(Stdio::null()).stderr(Stdio::null());
+    probe.status().is_ok_and(|status| status.success())
+}
+
+fn cargo(root: &Path, args: &[&str]) -> Result<Outcome> {
+    status(&mut command(root, args))
+}
+
+/// The cargo that runs us, so that a toolchain override reaches the steps too.
+fn command(root: &Path, args: &[&str]) -> Command {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(program);
+    command.current_dir(root).args(args).stdin(Stdio::null());
+    command
+}
+
+fn status(command: &mut Command) -> Result<Outcome> {
+    let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
+    Ok(if status.success() {
+        Outcome::Passed
+    } else {
+        let args: Vec<_> = command.get_args().map(|a| a.to_string_lossy()).collect();
+        Outcome::Failed(format!("`cargo {}` ended with {status}", args.join(" ")))
+    })
+}
