@@ -33,7 +33,8 @@ pub enum Body {
     /// The entry before did not match; `conflict_*` say where to try next (thesis 3.5).
     AppendReject { prev_index: LogIndex, conflict_index: LogIndex, conflict_term: Term },
     /// I lead; `commit` never passes what the follower is known to match. `round` is unique within
-    /// the leader's term and confirms reads (thesis 6.4, trap R1); 0 confirms nothing.
+    /// the leader's term and confirms reads (thesis 6.4, trap R1); 0 confirms nothing and is not
+    /// answered (a notice that the commit index moved).
     Heartbeat { commit: LogIndex, round: u64 },
     /// Heard, in this round.
     HeartbeatReply { round: u64 },
@@ -45,8 +46,13 @@ pub enum Body {
     TimeoutNow,
     /// You need the snapshot that ends at this entry; its chunks travel outside the core.
     Snapshot { index: LogIndex, term: Term, membership: super::Membership },
-    /// The snapshot ending at `index` was installed (or failed).
+    /// The snapshot ending at `index` was installed (or failed). Index 0 and not installed: this
+    /// replica is damaged and asks to be rebuilt.
     SnapshotReply { index: LogIndex, installed: bool },
+    /// The leader stops its heartbeats: it and all members have committed everything up to `commit`,
+    /// which is its last entry. A follower that has exactly that stops its election timer, another
+    /// answers `Wake`. Only with `Config::quiesce`.
+    Quiet { commit: LogIndex },
     /// Wakes a quiet follower's leader.
     Wake,
 }

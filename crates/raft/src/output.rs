@@ -26,11 +26,15 @@ pub struct HardState {
     pub commit: LogIndex,
 }
 
-/// One write to the log.
+/// One write to the log. May be empty but for `after`: then those wait for the writes before it.
 #[derive(Clone, PartialEq, Default, Debug)]
 pub struct Write {
-    /// Its number in this core, growing; comes back in `Input::Written`.
+    /// Its number in this core, growing by one; comes back in `Input::Written`.
     pub id: u64,
+    /// Term of the log's last entry once this is written; comes back in `Input::Written`.
+    pub term: Term,
+    /// Index of the log's last entry once this is written; comes back in `Input::Written`.
+    pub index: LogIndex,
     /// The hard state to record, if it changed.
     pub hard_state: Option<HardState>,
     /// Entries to append; the first one's index may lie inside the log and then replaces its suffix.
@@ -54,7 +58,9 @@ pub enum ProposalOutcome {
         /// Who is, if known.
         leader: Option<NodeId>,
     },
-    /// Too many uncommitted bytes, or leadership is being handed over.
+    /// Did not happen: too many uncommitted bytes, or leadership is being handed over. For a change
+    /// of members also: nothing is committed in this term yet (trap R10), another change is under
+    /// way, or [`Membership::check_target`](crate::Membership::check_target) refuses it.
     Refused,
 }
 
@@ -65,15 +71,18 @@ pub struct Output {
     pub messages: Vec<Message>,
     /// At most one write a step.
     pub write: Option<Write>,
-    /// The commit index, if it moved.
+    /// Everything up to here may be applied, if that moved: it is committed *and* durable on this
+    /// replica, so that an applied index never lies beyond the log after a crash.
     pub commit: Option<LogIndex>,
-    /// The outcome of this step's `Propose`.
+    /// The outcome of this step's `Propose` or `ChangeMembership`.
     pub proposal: Option<ProposalOutcome>,
     /// Reads that may be served once `LogIndex` is applied.
     pub reads: Vec<(ReadContext, LogIndex)>,
     /// Reads that this core can't confirm: ask the leader, if one is named.
     pub reads_failed: Vec<(ReadContext, Option<NodeId>)>,
-    /// Followers that need a snapshot: send one, then report `SnapshotSent`.
+    /// Followers that need a snapshot: take one at or below the applied index, send its chunks and the
+    /// message of [`RaftCore::snapshot_message`](crate::RaftCore::snapshot_message), then report
+    /// `SnapshotSent`.
     pub snapshots_wanted: Vec<NodeId>,
     /// An incoming snapshot to fetch and install: `(from, index, term, membership)`.
     pub snapshot_offered: Option<(NodeId, LogIndex, Term, Membership)>,
@@ -81,4 +90,35 @@ pub struct Output {
     pub role_changed: bool,
     /// The configuration in force changed.
     pub membership: Option<Membership>,
+}
+
+impl Output {
+    /// Empties all lists and keeps their memory.
+    pub fn clear(&mut self) {
+        self.messages.clear();
+        self.write = None;
+        self.commit = None;
+        self.proposal = None;
+        self.reads.clear();
+        self.reads_failed.clear();
+        self.snapshots_wanted.clear();
+        self.snapshot_offered = None;
+        self.role_changed = false;
+        self.membership = None;
+    }
+
+    /// True when nothing is asked for.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+            && self.write.is_none()
+            && self.commit.is_none()
+            && self.proposal.is_none()
+            && self.reads.is_empty()
+            && self.reads_failed.is_empty()
+            && self.snapshots_wanted.is_empty()
+            && self.snapshot_offered.is_none()
+            && !self.role_changed
+            && self.membership.is_none()
+    }
 }
