@@ -1,0 +1,1 @@
+//! (format and writer follow)
