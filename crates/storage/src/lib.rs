@@ -13,7 +13,7 @@
 //! only below what the engine has persisted, so together they lose nothing that was acknowledged.
 //!
 //! Nothing here knows consensus: the log keeps [`Entry`](atoll_base::Entry) and a
-//! `LogHardState`, and says what of them it could not read.
+//! [`LogHardState`](log::LogHardState), and says what of them it could not read.
 //!
 //! Reading order: `disk`, `log` (essay), `log::record`, `log::writer`, `log::recover`, `log::shard`,
 //! then `engine`.
@@ -24,3 +24,7 @@ pub mod log;
 
 pub use disk::{Disk, DiskFile, MemDisk, OpenMode, RealDisk};
 pub use engine::{Direction, Engine, EngineError, EngineOp, MemEngine, ReadView, Tree, WriteBatch};
+pub use log::{
+    Location, LogBatch, LogError, LogHardState, LogReaderHandle, LogRecord, ShardLog, StartReason,
+    WrittenAt, WrittenEntry,
+};
