@@ -3,7 +3,7 @@
 //! Nothing here decides anything. [`id`] names things, [`time`] measures them, [`rng`] rolls seeded
 //! dice, [`codec`] and [`ordkey`] turn values into bytes (the second one keeps their order),
 //! [`checksum`] guards bytes, [`entry`] is the unit of every replicated log, and [`failure`] is the
-//! one shape in which every refusal leaves the system.
+//! one shape in which every refusal leaves the system. [`mark`] lets simulations see rare branches.
 //!
 //! Reading order: `id`, `entry`, `failure`, then the rest when needed.
 
@@ -12,6 +12,7 @@ pub mod codec;
 pub mod entry;
 pub mod failure;
 pub mod id;
+pub mod mark;
 pub mod ordkey;
 pub mod rng;
 pub mod time;
