@@ -1,0 +1,286 @@
+//! Log matching, leader append-only, leader completeness, committed entries never change, and
+//! commit only on what a quorum has made durable.
+//!
+//! Source: Raft paper, figure 3; thesis 3.5, 3.6, 10.2.1 (a leader counts itself only after its own
+//! write). The checker keeps its own copy of every replica's log from the writes that nodes issue,
+//! once as issued and once as durable, and compares the claims that nodes make with these copies.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use atoll_base::{Entry, LogIndex, NodeId, ShardId, Term};
+
+use super::Violation;
+
+/// An entry's term and a hash of all its bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Mark {
+    term: Term,
+    hash: u64,
+}
+
+/// One replica's log as the checker knows it.
+#[derive(Clone, Default, Debug)]
+struct Copy {
+    /// Everything below is cut away or inside a snapshot.
+    first: LogIndex,
+    entries: BTreeMap<LogIndex, Mark>,
+}
+
+impl Copy {
+    fn append(&mut self, index: LogIndex, mark: Mark) {
+        self.entries.split_off(&index);
+        self.entries.insert(index, mark);
+    }
+
+    fn start(&mut self, first: LogIndex, kept: Kept) {
+        match kept {
+            Kept::Suffix => self.entries = self.entries.split_off(&first),
+            Kept::Nothing => self.entries.clear(),
+        }
+        self.first = first;
+    }
+
+    fn covers(&self, index: LogIndex, mark: Mark) -> bool {
+        index < self.first || self.entries.get(&index) == Some(&mark)
+    }
+}
+
+/// What a log keeps when its start moves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kept {
+    /// What lies at and above the start: the log was cut.
+    Suffix,
+    /// Nothing: a snapshot took the log's place.
+    Nothing,
+}
+
+/// Whether a write was only issued or has become durable.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Stage {
+    /// Handed to the log thread.
+    Issued,
+    /// Synced.
+    Durable,
+}
+
+/// Every replica's log and everything known to be committed.
+#[derive(Default, Debug)]
+pub struct Logs {
+    voters: BTreeMap<ShardId, BTreeSet<NodeId>>,
+    copies: BTreeMap<(Stage, ShardId, NodeId), Copy>,
+    /// What stands at `(shard, index, term)`, and the term before it.
+    known: BTreeMap<(ShardId, LogIndex, Term), (u64, Option<Term>)>,
+    committed: BTreeMap<ShardId, BTreeMap<LogIndex, Mark>>,
+    leading: BTreeMap<(ShardId, NodeId), Term>,
+}
+
+impl Logs {
+    /// These nodes vote in `shard`'s group from now on; without this, commits are not counted.
+    pub fn voters(&mut self, shard: ShardId, voters: impl IntoIterator<Item = NodeId>) {
+        self.voters.insert(shard, voters.into_iter().collect());
+    }
+
+    /// `node` appends `entry` to its log of `shard`, replacing what stood there and above.
+    ///
+    /// # Errors
+    /// When it differs from what another log holds at this index and term, or a leader overwrites
+    /// its own log, or a committed entry is replaced.
+    pub fn append(
+        &mut self,
+        stage: Stage,
+        node: NodeId,
+        shard: ShardId,
+        entry: &Entry,
+    ) -> Result<(), Violation> {
+        let mark = Mark { term: entry.term, hash: hash(entry) };
+        let copy = self.copies.entry((stage, shard, node)).or_default();
+        let replaced = copy.entries.get(&entry.index).copied();
+        let before = copy.entries.get(&entry.index.prev()).map(|mark| mark.term);
+        copy.append(entry.index, mark);
+        if stage == Stage::Durable {
+            return Ok(());
+        }
+        let place = format!("shard {shard} entry {} term {}", entry.index, entry.term);
+        let known =
+            self.known.entry((shard, entry.index, entry.term)).or_insert((mark.hash, before));
+        known.1 = known.1.or(before);
+        if known.0 != mark.hash || (before.is_some() && known.1 != before) {
+            let what = format!(
+                "{place}: node {node} holds another entry than its peers, or another before it"
+            );
+            return Err(Violation::new("log matching", what));
+        }
+        if let Some(replaced) = replaced
+            && replaced != mark
+        {
+            if self.leading.get(&(shard, node)).is_some_and(|term| *term == entry.term) {
+                let what = format!(
+                    "{place}: leader {node} replaces its own entry of term {}",
+                    replaced.term
+                );
+                return Err(Violation::new("leader append-only", what));
+            }
+            if self.committed_mark(shard, entry.index) == Some(replaced) {
+                let what = format!(
+                    "{place}: node {node} replaces a committed entry of term {}",
+                    replaced.term
+                );
+                return Err(Violation::new("committed entries stay", what));
+            }
+        }
+        Ok(())
+    }
+
+    /// `node`'s log of `shard` starts at `first` from now on.
+    pub fn start(
+        &mut self,
+        stage: Stage,
+        node: NodeId,
+        shard: ShardId,
+        first: LogIndex,
+        kept: Kept,
+    ) {
+        self.copies.entry((stage, shard, node)).or_default().start(first, kept);
+    }
+
+    /// `node` no longer has a replica of `shard`.
+    pub fn remove(&mut self, stage: Stage, node: NodeId, shard: ShardId) {
+        self.copies.remove(&(stage, shard, node));
+    }
+
+    /// `node` crashed: it no longer leads.
+    pub fn crashed(&mut self, node: NodeId) {
+        self.leading.retain(|(_, n), _| *n != node);
+    }
+
+    /// `node` came back with this log of `shard`, which becomes the copy.
+    ///
+    /// # Errors
+    /// When something that was durable is missing or changed.
+    pub fn recovered(
+        &mut self,
+        node: NodeId,
+        shard: ShardId,
+        first: LogIndex,
+        entries: &[Entry],
+    ) -> Result<(), Violation> {
+        let entries =
+            entries.iter().map(|e| (e.index, Mark { term: e.term, hash: hash(e) })).collect();
+        let now = Copy { first, entries };
+        let before = self.copies.insert((Stage::Durable, shard, node), now.clone());
+        self.copies.insert((Stage::Issued, shard, node), now.clone());
+        let before = before.unwrap_or_default();
+        for (index, mark) in before.entries {
+            // A suffix may legally have been replaced by a write that survived without being
+            // acknowledged; its entries then have a higher term.
+            let found = now.entries.get(&index);
+            let kept = index < first
+                || found.is_some_and(|m| *m == mark || m.term > mark.term)
+                || now.entries.range(..index).next_back().is_some_and(|(_, m)| m.term > mark.term);
+            if !kept {
+                let what = format!(
+                    "shard {shard} node {node}: durable entry {index} of term {} came back as {:?}",
+                    mark.term,
+                    found.map(|m| m.term)
+                );
+                return Err(Violation::new("log durability", what));
+            }
+        }
+        Ok(())
+    }
+
+    /// `node` acts as the leader of `shard` in `term` for the first time.
+    ///
+    /// # Errors
+    /// When a committed entry is missing in its log.
+    pub fn led(&mut self, node: NodeId, shard: ShardId, term: Term) -> Result<(), Violation> {
+        self.leading.insert((shard, node), term);
+        let Some(committed) = self.committed.get(&shard) else { return Ok(()) };
+        let copy = self.copies.entry((Stage::Issued, shard, node)).or_default();
+        for (index, mark) in committed.range(copy.first..) {
+            // A leader of an older term may be late to act; it need not know later entries.
+            if mark.term <= term && !copy.covers(*index, *mark) {
+                let what = format!(
+                    "shard {shard} term {term}: leader {node} lacks committed entry {index} of \
+                    term {}",
+                    mark.term
+                );
+                return Err(Violation::new("leader completeness", what));
+            }
+        }
+        Ok(())
+    }
+
+    /// `node`, leading `shard` in `term`, says that everything up to `index` is committed.
+    ///
+    /// # Errors
+    /// When that contradicts an earlier commit or no quorum has made it durable.
+    pub fn committed(
+        &mut self,
+        node: NodeId,
+        shard: ShardId,
+        term: Term,
+        index: LogIndex,
+    ) -> Result<(), Violation> {
+        let known = self.committed.get(&shard).and_then(|c| c.last_key_value());
+        let from = known.map_or(LogIndex(1), |(last, _)| last.next());
+        for i in from.0..=index.0 {
+            let i = LogIndex(i);
+            let copy = self.copies.get(&(Stage::Issued, shard, node));
+            let Some(mark) = copy.and_then(|copy| copy.entries.get(&i)).copied() else {
+                if copy.is_some_and(|copy| i < copy.first) {
+                    continue;
+                }
+                let what = format!(
+                    "shard {shard} term {term}: leader {node} commits {index} without holding {i}"
+                );
+                return Err(Violation::new("commit rule", what));
+            };
+            self.check_quorum(shard, i, mark)?;
+            self.committed.entry(shard).or_default().insert(i, mark);
+        }
+        Ok(())
+    }
+
+    fn check_quorum(&self, shard: ShardId, index: LogIndex, mark: Mark) -> Result<(), Violation> {
+        let Some(voters) = self.voters.get(&shard) else { return Ok(()) };
+        let holders: Vec<NodeId> = voters
+            .iter()
+            .copied()
+            .filter(|node| {
+                let copy = self.copies.get(&(Stage::Durable, shard, *node));
+                copy.is_some_and(|copy| copy.covers(index, mark))
+            })
+            .collect();
+        if holders.len() > voters.len() / 2 {
+            return Ok(());
+        }
+        let what = format!(
+            "shard {shard} entry {index} term {} is called committed, durable only on \
+            {holders:?} of {voters:?}",
+            mark.term
+        );
+        Err(Violation::new("quorum durability", what))
+    }
+
+    /// The newest index known to be committed.
+    #[must_use]
+    pub fn last_committed(&self, shard: ShardId) -> LogIndex {
+        let last = self.committed.get(&shard).and_then(|c| c.last_key_value());
+        last.map_or(LogIndex::ZERO, |(index, _)| *index)
+    }
+
+    fn committed_mark(&self, shard: ShardId, index: LogIndex) -> Option<Mark> {
+        self.committed.get(&shard)?.get(&index).copied()
+    }
+}
+
+fn hash(entry: &Entry) -> u64 {
+    let head = [entry.kind as u8, 0, 0, 0];
+    let head = atoll_base::checksum::crc32c(&head);
+    let whole = atoll_base::checksum::crc32c_append(head, &entry.payload);
+    (u64::from(whole) << 32) | entry.payload.len() as u64
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,110 @@
+use atoll_base::EntryKind;
+use bytes::Bytes;
+
+use super::*;
+
+const S: ShardId = ShardId(2);
+
+fn entry(index: u64, term: u64, payload: &'static str) -> Entry {
+    Entry {
+        term: Term(term),
+        index: LogIndex(index),
+        kind: EntryKind::Commands,
+        payload: Bytes::from_static(payload.as_bytes()),
+    }
+}
+
+fn three() -> Logs {
+    let mut logs = Logs::default();
+    logs.voters(S, [NodeId(1), NodeId(2), NodeId(3)]);
+    logs
+}
+
+fn put(logs: &mut Logs, node: u64, entry: &Entry) -> Result<(), Violation> {
+    logs.append(Stage::Issued, NodeId(node), S, entry)?;
+    logs.append(Stage::Durable, NodeId(node), S, entry)
+}
+
+fn name(result: Result<(), Violation>) -> &'static str {
+    result.expect_err("a violation").checker
+}
+
+#[test]
+fn an_ordinary_life_is_fine() {
+    let mut logs = three();
+    logs.led(NodeId(1), S, Term(1)).unwrap();
+    put(&mut logs, 1, &entry(1, 1, "a")).unwrap();
+    put(&mut logs, 2, &entry(1, 1, "a")).unwrap();
+    logs.committed(NodeId(1), S, Term(1), LogIndex(1)).unwrap();
+    put(&mut logs, 1, &entry(2, 1, "lost")).unwrap();
+    logs.led(NodeId(2), S, Term(2)).unwrap();
+    put(&mut logs, 2, &entry(2, 2, "b")).unwrap();
+    put(&mut logs, 1, &entry(2, 2, "b")).unwrap();
+    logs.committed(NodeId(2), S, Term(2), LogIndex(2)).unwrap();
+    assert_eq!(logs.last_committed(S), LogIndex(2));
+    logs.start(Stage::Issued, NodeId(1), S, LogIndex(2), Kept::Suffix);
+    logs.recovered(NodeId(1), S, LogIndex(2), &[entry(2, 2, "b")]).unwrap();
+}
+
+#[test]
+fn another_entry_at_the_same_place_is_caught() {
+    let mut logs = three();
+    put(&mut logs, 1, &entry(1, 1, "a")).unwrap();
+    assert_eq!(name(put(&mut logs, 2, &entry(1, 1, "b"))), "log matching");
+}
+
+#[test]
+fn another_past_of_the_same_entry_is_caught() {
+    let mut logs = three();
+    put(&mut logs, 1, &entry(1, 1, "a")).unwrap();
+    put(&mut logs, 1, &entry(2, 3, "b")).unwrap();
+    put(&mut logs, 2, &entry(1, 2, "c")).unwrap();
+    assert_eq!(name(put(&mut logs, 2, &entry(2, 3, "b"))), "log matching");
+}
+
+#[test]
+fn a_leader_that_overwrites_itself_is_caught() {
+    let mut logs = three();
+    put(&mut logs, 1, &entry(1, 1, "a")).unwrap();
+    logs.led(NodeId(1), S, Term(2)).unwrap();
+    assert_eq!(name(put(&mut logs, 1, &entry(1, 2, "b"))), "leader append-only");
+}
+
+#[test]
+fn a_commit_without_a_durable_quorum_is_caught() {
+    let mut logs = three();
+    put(&mut logs, 1, &entry(1, 1, "a")).unwrap();
+    logs.append(Stage::Issued, NodeId(2), S, &entry(1, 1, "a")).unwrap();
+    let claim = logs.committed(NodeId(1), S, Term(1), LogIndex(1));
+    assert_eq!(name(claim), "quorum durability");
+}
+
+#[test]
+fn a_leader_without_a_committed_entry_and_its_replacement_are_caught() {
+    let mut logs = three();
+    put(&mut logs, 1, &entry(1, 1, "a")).unwrap();
+    put(&mut logs, 2, &entry(1, 1, "a")).unwrap();
+    logs.committed(NodeId(1), S, Term(1), LogIndex(1)).unwrap();
+    assert_eq!(name(logs.led(NodeId(3), S, Term(2))), "leader completeness");
+    assert_eq!(name(put(&mut logs, 2, &entry(1, 2, "b"))), "committed entries stay");
+}
+
+#[test]
+fn a_commit_beyond_the_leaders_log_is_caught() {
+    let mut logs = three();
+    put(&mut logs, 1, &entry(1, 1, "a")).unwrap();
+    put(&mut logs, 2, &entry(1, 1, "a")).unwrap();
+    assert_eq!(name(logs.committed(NodeId(1), S, Term(1), LogIndex(2))), "commit rule");
+}
+
+#[test]
+fn a_durable_entry_that_recovery_lost_is_caught() {
+    let mut logs = three();
+    for (index, payload) in [(1, "a"), (2, "b")] {
+        put(&mut logs, 1, &entry(index, 1, payload)).unwrap();
+    }
+    logs.append(Stage::Issued, NodeId(1), S, &entry(3, 1, "not synced")).unwrap();
+    logs.recovered(NodeId(1), S, LogIndex(1), &[entry(1, 1, "a"), entry(2, 1, "b")]).unwrap();
+    let lost = logs.recovered(NodeId(1), S, LogIndex(1), &[entry(1, 1, "a")]);
+    assert_eq!(name(lost), "log durability");
+}
