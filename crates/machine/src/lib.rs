@@ -1,1 +1,51 @@
-//! atoll-machine
+//! What one shard does with the commands that its replicas agreed on.
+//!
+//! A [`ShardMachine`] is a function of its log: it takes entries in order, through an
+//! [`ApplyBatch`], and leaves replies, watch events and one [`WriteBatch`](atoll_storage::WriteBatch)
+//! for the engine. It owns no thread, clock or file; the lane that owns the replica drives it.
+//!
+//! Invariants, named by asserts, checks and tests:
+//! - **M1** The same log gives the same bytes in the engine and the same replies, whatever the batch
+//!   boundaries, restarts and snapshots on the way.
+//! - **M2** A mutating command adds one revision; a refused, read-only or idle one adds none and
+//!   changes nothing but its client's session.
+//! - **M3** A command that carries an id takes effect at most once; a retry gets the first reply, byte
+//!   for byte, or is told that it is no longer kept.
+//! - **M4** Every change from the compact revision on can be told again, in revision order, with the
+//!   value before it.
+//! - **M5** Nothing grows without a limit of [`MachineLimits`].
+//! - **M6** The applied index is in the same engine batch as what was applied.
+//!
+//! Reading order: [`command`] and [`reply`] (what comes in and goes out), [`machine`] and [`apply`]
+//! (the loop), `kv` (the data model), `session` (exactly once), [`watch`].
+
+pub mod apply;
+pub mod batch;
+pub mod command;
+mod command_codec;
+mod error;
+mod keys;
+mod kv;
+mod limits;
+pub mod machine;
+mod overlay;
+pub mod query;
+mod record;
+pub mod reply;
+mod reply_codec;
+mod session;
+mod state;
+pub mod watch;
+
+pub use apply::ApplyBatch;
+pub use batch::{BatchReader, BatchWriter};
+pub use command::{
+    Command, CommandId, Compare, CompareTarget, DeleteOp, Op, PutOp, Relation, TxnOp, TxnStep,
+};
+pub use error::MachineError;
+pub use limits::MachineLimits;
+pub use machine::ShardMachine;
+pub use query::{KeyEnd, KeyRange, RangePage, RangeQuery};
+pub use record::{KeyValue, Record};
+pub use reply::{Reply, TxnResult};
+pub use watch::{Event, EventKind};

@@ -1,0 +1,120 @@
+//! One lane turn of one shard: entries in, one engine batch out.
+
+use atoll_base::{Entry, EntryKind, LogIndex};
+use atoll_storage::{Engine, Tree, WriteBatch};
+
+use crate::batch::BatchReader;
+use crate::command::{Command, Op};
+use crate::error::MachineError;
+use crate::keys;
+use crate::kv::{KvBatch, Stop};
+use crate::machine::ShardMachine;
+use crate::reply::Reply;
+use crate::session::{Admission, SessionTable};
+use crate::watch::Event;
+
+/// Applies entries and gathers what they write. Reads inside see the batch's own writes.
+pub struct ApplyBatch<'a> {
+    machine: &'a mut ShardMachine,
+    kv: KvBatch<'a>,
+    sessions: SessionTable,
+}
+
+impl<'a> ApplyBatch<'a> {
+    pub(crate) fn new(machine: &'a mut ShardMachine, engine: &'a dyn Engine) -> Self {
+        let scope = machine.scope.clone();
+        let kv = KvBatch::new(scope, machine.limits.clone(), machine.state, engine);
+        let sessions = std::mem::take(&mut machine.sessions);
+        Self { machine, kv, sessions }
+    }
+
+    /// The last entry applied, in this batch or before it.
+    #[must_use]
+    pub fn applied(&self) -> LogIndex {
+        self.kv.state.applied
+    }
+
+    /// Applies one entry. Pushes one reply per command, in order; none for entries that hold no
+    /// commands.
+    ///
+    /// # Errors
+    /// Any error means that the replica can't go on: drop the batch and the machine.
+    pub fn apply(&mut self, entry: &Entry, replies: &mut Vec<Reply>) -> Result<(), MachineError> {
+        let shard = self.kv.scope.shard;
+        let applied = self.kv.state.applied;
+        if entry.index != applied.next() {
+            return Err(MachineError::OutOfOrder { shard, applied, index: entry.index });
+        }
+        match entry.kind {
+            EntryKind::Commands => {
+                let unreadable = |source| MachineError::Entry { shard, index: entry.index, source };
+                let batch = BatchReader::new(entry.payload.clone()).map_err(unreadable)?;
+                self.kv.state.clock = self.kv.state.clock.max(batch.stamp());
+                for command in batch {
+                    replies.push(self.command(command.map_err(unreadable)?)?);
+                }
+            }
+            EntryKind::Empty | EntryKind::Membership => {}
+        }
+        self.kv.collect()?;
+        self.kv.state.applied = entry.index;
+        self.kv.state.term = entry.term;
+        Ok(())
+    }
+
+    /// What to write to the engine, in one piece, and what watchers may be told once it is written.
+    ///
+    /// # Errors
+    /// None yet; a lane treats one as it does those of [`ApplyBatch::apply`].
+    pub fn finish(self) -> Result<(WriteBatch, Vec<Event>), MachineError> {
+        let Self { machine, mut kv, mut sessions } = self;
+        sessions.flush(&kv.scope, &mut kv.overlay);
+        if kv.state != machine.state {
+            let key = kv.scope.meta_key(keys::STATE);
+            kv.overlay.put(Tree::Meta, key, kv.state.encode());
+            if !machine.limits_kept {
+                let key = kv.scope.meta_key(keys::LIMITS);
+                kv.overlay.put(Tree::Meta, key, kv.limits.encode());
+                machine.limits_kept = true;
+            }
+        }
+        machine.state = kv.state;
+        machine.sessions = sessions;
+        machine.in_batch = false;
+        Ok((kv.overlay.into_batch(kv.scope.current(), kv.scope.history()), kv.events))
+    }
+
+    /// One command, at most once (M3).
+    fn command(&mut self, command: Command) -> Result<Reply, MachineError> {
+        let Some(id) = command.id else { return self.perform(command.op) };
+        let (clock, limits) = (self.kv.state.clock, &self.kv.limits);
+        match self.sessions.admit(&id, clock, limits, &mut self.kv.state.forgotten_next) {
+            Admission::Known(reply) => Ok(reply),
+            Admission::New => {
+                let reply = self.perform(command.op)?;
+                let limits = &self.kv.limits;
+                self.sessions.keep(&id, &reply, limits, &mut self.kv.state.forgotten_next);
+                Ok(reply)
+            }
+        }
+    }
+
+    fn perform(&mut self, op: Op) -> Result<Reply, MachineError> {
+        let done = match op {
+            Op::Put(put) => self.kv.put(put),
+            Op::Delete(delete) => self.kv.delete(&delete),
+            Op::Txn(txn) => self.kv.txn(txn),
+            Op::Compact { revision } => self.kv.compact(revision),
+            Op::ExpireSessions { unused_since } => {
+                let next = &mut self.kv.state.forgotten_next;
+                let count = self.sessions.expire(unused_since, &self.kv.limits, next);
+                Ok(Reply::SessionsExpired { count })
+            }
+        };
+        match done {
+            Ok(reply) => Ok(reply),
+            Err(Stop::Refused(failure)) => Ok(Reply::Failed(failure)),
+            Err(Stop::Broken(error)) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Puts and deletes.
+
+use atoll_base::{Code, Failure, LeaseId, Revision};
+use atoll_storage::{Engine, Tree};
+use bytes::Bytes;
+
+use super::read::{Found, Visit, visit};
+use super::{ChangeKind, ChangeRecord, Stop, check_covers, check_holds, decode_current, refuse};
+use crate::command::{DeleteOp, PutOp};
+use crate::error::MachineError;
+use crate::keys::{Scope, history_key};
+use crate::limits::MachineLimits;
+use crate::overlay::{Overlay, Reads};
+use crate::query::KeyEnd;
+use crate::record::{KeyValue, Record, TOMBSTONE_BYTES};
+use crate::reply::Reply;
+use crate::state::State;
+use crate::watch::{Event, EventKind};
+
+/// The key-value side of a batch: state, pending writes, events.
+pub(crate) struct KvBatch<'a> {
+    pub(crate) scope: Scope,
+    pub(crate) limits: MachineLimits,
+    pub(crate) state: State,
+    pub(crate) overlay: Overlay<'a>,
+    pub(crate) events: Vec<Event>,
+}
+
+/// The changes of one command: all get its revision, each its own `sub`.
+pub(super) struct Changes {
+    pub(super) revision: Revision,
+    pub(super) count: u32,
+}
+
+impl<'a> KvBatch<'a> {
+    pub(crate) fn new(
+        scope: Scope,
+        limits: MachineLimits,
+        state: State,
+        engine: &'a dyn Engine,
+    ) -> Self {
+        Self { scope, limits, state, overlay: Overlay::new(engine), events: Vec::new() }
+    }
+
+    pub(crate) fn put(&mut self, put: PutOp) -> Result<Reply, Stop> {
+        self.check_put(&put)?;
+        let old = self.current(&put.key)?;
+        check_ignores(&put, old.as_ref().map(|found| &found.record))?;
+        let mut changes = self.changes();
+        let previous = self.do_put(put, old, &mut changes);
+        Ok(Reply::Put { revision: self.commit(&changes), previous })
+    }
+
+    pub(crate) fn delete(&mut self, delete: &DeleteOp) -> Result<Reply, Stop> {
+        check_covers(&self.scope, &delete.key, &delete.end)?;
+        let doomed = self.doomed(delete)?;
+        let mut changes = self.changes();
+        let (deleted, previous) = self.do_delete(delete, doomed, &mut changes);
+        Ok(Reply::Delete { revision: self.commit(&changes), deleted, previous })
+    }
+
+    /// The changes of the next command.
+    pub(super) fn changes(&self) -> Changes {
+        Changes { revision: self.state.revision.next(), count: 0 }
+    }
+
+    /// Takes the command's revision into the state if anything changed (M2); returns the revision to
+    /// answer with.
+    pub(super) fn commit(&mut self, changes: &Changes) -> Revision {
+        if changes.count > 0 {
+            self.state.revision = changes.revision;
+        }
+        self.state.revision
+    }
+
+    /// What can be said against a put without looking at the state.
+    pub(super) fn check_put(&self, put: &PutOp) -> Result<(), Stop> {
+        check_holds(&self.scope, &put.key)?;
+        let (key, value) = (put.key.len() as u64, put.value.len() as u64);
+        if key == 0 {
+            return refuse(Code::InvalidArgument, "key is empty");
+        }
+        if key > self.limits.key_bytes_max {
+            let limit = self.limits.key_bytes_max;
+            return refuse(Code::TooLarge, format!("key has {key} bytes, limit is {limit}"));
+        }
+        if value > self.limits.value_bytes_max {
+            let limit = self.limits.value_bytes_max;
+            return refuse(Code::TooLarge, format!("value has {value} bytes, limit is {limit}"));
+        }
+        if put.ignore_value && value > 0 {
+            return refuse(Code::InvalidArgument, "value is provided with ignore_value");
+        }
+        if put.ignore_lease && put.lease.is_some() {
+            return refuse(Code::InvalidArgument, "lease is provided with ignore_lease");
+        }
+        Ok(())
+    }
+
+    /// The newest version of `key`, with the batch's own writes.
+    pub(super) fn current(&self, key: &[u8]) -> Result<Option<Found>, MachineError> {
+        let found = self.overlay.get(self.scope.current(), key);
+        let Some(bytes) = found.map_err(|e| self.scope.engine(e))? else { return Ok(None) };
+        let record = decode_current(&self.scope, bytes.clone())?;
+        Ok(Some(Found { bytes, record }))
+    }
+
+    /// Sets a key; everything was checked. Returns what was there if the put asks for it.
+    pub(super) fn do_put(
+        &mut self,
+        put: PutOp,
+        old: Option<Found>,
+        changes: &mut Changes,
+    ) -> Option<KeyValue> {
+        let revision = changes.revision;
+        let PutOp { key, value, lease, prev_kv, ignore_value, ignore_lease } = put;
+        let before = old.as_ref().map(|found| &found.record);
+        let old_lease: Option<LeaseId> = before.and_then(|record| record.lease);
+        let record = Record {
+            mod_revision: revision,
+            create_revision: before.map_or(revision, |record| record.create_revision),
+            version: before.map_or(1, |record| record.version + 1),
+            lease: if ignore_lease { old_lease } else { lease },
+            value: match before {
+                Some(before) if ignore_value => before.value.clone(),
+                _ => value,
+            },
+        };
+        let bytes = Bytes::from(record.encode());
+        self.overlay.put(self.scope.current(), key.clone(), bytes);
+        let old = self.supersede(&key, old);
+        self.note(ChangeKind::Put, &key, old.as_ref(), changes);
+        let previous =
+            old.as_ref().filter(|_| prev_kv).map(|old| old.clone().with_key(key.clone()));
+        self.events.push(Event { revision, key, kind: EventKind::Put(record), previous: old });
+        previous
+    }
+
+    /// Deletes `doomed`; returns how many and, if the delete asks for it, what was there.
+    pub(super) fn do_delete(
+        &mut self,
+        delete: &DeleteOp,
+        doomed: Vec<(Bytes, Found)>,
+        changes: &mut Changes,
+    ) -> (u64, Vec<KeyValue>) {
+        let revision = changes.revision;
+        let count = doomed.len() as u64;
+        let mut previous = Vec::new();
+        for (key, found) in doomed {
+            self.overlay.delete(self.scope.current(), key.clone());
+            let old = self.supersede(&key, Some(found));
+            let tombstone = Bytes::from_static(TOMBSTONE_BYTES);
+            self.overlay.put(self.scope.history(), history_key(&key, revision), tombstone);
+            self.note(ChangeKind::Delete, &key, old.as_ref(), changes);
+            if let Some(old) = old.as_ref().filter(|_| delete.prev_kv) {
+                previous.push(old.clone().with_key(key.clone()));
+            }
+            self.events.push(Event { revision, key, kind: EventKind::Delete, previous: old });
+        }
+        (count, previous)
+    }
+
+    /// Moves a version to history.
+    fn supersede(&mut self, key: &[u8], old: Option<Found>) -> Option<Record> {
+        let Found { bytes, record } = old?;
+        self.overlay.put(self.scope.history(), history_key(key, record.mod_revision), bytes);
+        Some(record)
+    }
+
+    /// Writes the change record.
+    fn note(&mut self, kind: ChangeKind, key: &Bytes, old: Option<&Record>, changes: &mut Changes) {
+        let previous = old.map(|old| old.mod_revision);
+        let change = ChangeRecord { kind, previous, key: key.clone() };
+        let place = self.scope.change_key(changes.revision, changes.count);
+        self.overlay.put(Tree::Meta, place, change.encode());
+        changes.count += 1;
+    }
+
+    /// What a delete would delete, within the limits of one command.
+    pub(super) fn doomed(&self, delete: &DeleteOp) -> Result<Vec<(Bytes, Found)>, Stop> {
+        if delete.end == KeyEnd::Single {
+            let found = self.current(&delete.key)?;
+            return Ok(found.map(|found| (delete.key.clone(), found)).into_iter().collect());
+        }
+        let mut doomed = Vec::new();
+        let mut bytes = 0;
+        let (limit, bytes_limit) = (self.limits.scan_keys_max, self.limits.page_bytes_max);
+        visit(&self.overlay, &self.scope, Visit::now(&delete.key, &delete.end), |key, found| {
+            let Some(found) = found else { return Ok(true) };
+            bytes += (key.len() + found.bytes.len()) as u64;
+            doomed.push((key, found));
+            if doomed.len() as u64 > limit {
+                return refuse(Code::TooLarge, format!("delete covers over {limit} keys"));
+            }
+            if delete.prev_kv && bytes > bytes_limit {
+                let message = format!("previous pairs have over {bytes_limit} bytes");
+                return refuse(Code::TooLarge, message);
+            }
+            Ok(true)
+        })?;
+        Ok(doomed)
+    }
+}
+
+/// A put that keeps what is there needs something there.
+pub(super) fn check_ignores(put: &PutOp, old: Option<&Record>) -> Result<(), Failure> {
+    if (put.ignore_value || put.ignore_lease) && old.is_none() {
+        return Err(Failure::new(Code::NotFound, "key not found"));
+    }
+    Ok(())
+}

@@ -1,0 +1,73 @@
+//! The bounds of one shard's state machine.
+
+use atoll_base::codec::{DecodeError, Reader, Writer};
+use bytes::Bytes;
+
+macro_rules! limits {
+    ($($(#[$doc:meta])* $name:ident = $default:expr;)*) => {
+        /// Bounds that decide what commands do. They are part of the replicated state: written when a
+        /// shard is made, carried by its snapshots, and from then on those in the engine win over those
+        /// given at open, so that replicas with different settings stay equal (M1).
+        #[derive(Clone, PartialEq, Eq, Debug)]
+        pub struct MachineLimits { $($(#[$doc])* pub $name: u64,)* }
+
+        impl Default for MachineLimits {
+            fn default() -> Self {
+                Self { $($name: $default,)* }
+            }
+        }
+
+        impl MachineLimits {
+            const VERSION: u8 = 1;
+
+            pub(crate) fn encode(&self) -> Vec<u8> {
+                let mut w = Writer::default();
+                w.u8(Self::VERSION);
+                $(w.varint(self.$name);)*
+                w.finish()
+            }
+
+            pub(crate) fn decode(bytes: Bytes) -> Result<Self, DecodeError> {
+                let mut r = Reader::new(bytes);
+                let version = r.u8("limits version")?;
+                if version != Self::VERSION {
+                    let value = u64::from(version);
+                    return Err(DecodeError::Unknown { what: "limits version", offset: 0, value });
+                }
+                let limits = Self { $($name: r.varint(stringify!($name))?,)* };
+                r.finish("limits")?;
+                Ok(limits)
+            }
+        }
+    };
+}
+
+limits! {
+    /// Bytes of a key.
+    key_bytes_max = 16 << 10;
+    /// Bytes of a value.
+    value_bytes_max = 8 << 20;
+    /// Compares and steps of a transaction, nested ones included.
+    txn_parts_max = 1024;
+    /// Keys that one command may delete, or one compare may look at.
+    scan_keys_max = 100_000;
+    /// Bytes of pairs that one page of a range, or the previous pairs of one command, may hold.
+    page_bytes_max = 4 << 20;
+    /// Keys that one page of a range may visit.
+    page_visits_max = 200_000;
+    /// Clients whose replies are kept; the longest silent one is forgotten for a new one.
+    clients_max = 4096;
+    /// Forgotten clients that are still known to be so; beyond, a client's retry looks like a new
+    /// client's request.
+    forgotten_clients_max = 16_384;
+    /// Replies kept for one client.
+    replies_per_client_max = 1024;
+    /// Bytes of one kept reply; of a bigger one only its revision is kept.
+    reply_bytes_max = 1024;
+    /// Bytes of kept replies of one client; beyond, only their revisions are kept.
+    replies_bytes_per_client_max = 128 << 10;
+    /// Bytes of kept replies of all clients; beyond, the longest silent clients are forgotten.
+    replies_bytes_max = 32 << 20;
+    /// Changes that each entry clears away below the compact revision.
+    collect_per_entry = 64;
+}

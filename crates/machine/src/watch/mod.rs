@@ -1,0 +1,5 @@
+//! Watches, fed from apply.
+
+mod event;
+
+pub use event::{Event, EventKind};
