@@ -115,5 +115,4 @@ macro_rules! planted {
         false
     };
 }
-#[allow(unused_imports, reason = "skeleton")]
 pub(crate) use planted;

@@ -1,4 +1,7 @@
 //! What cores say to each other.
+//!
+//! Fields are explained by the text of the variant that holds them.
+#![allow(missing_docs, reason = "the text of a variant says what its fields are")]
 
 use atoll_base::{Entry, LogIndex, NodeId, Term};
 

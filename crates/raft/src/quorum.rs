@@ -1,0 +1,90 @@
+//! The one place where quorums are counted, over the configuration in force (trap R4): both halves
+//! of a joint one must agree (thesis 4.3).
+//!
+//! Elections need the election quorum; everything that a later leader must not contradict (commits,
+//! confirmed reads, leases, check-quorum) needs the replication quorum, which meets every election.
+
+use std::collections::BTreeMap;
+
+use atoll_base::{LogIndex, NodeId};
+
+use crate::membership::{Membership, QuorumRule, Role, VOTERS_MAX};
+
+/// How an election stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tally {
+    /// Enough votes.
+    Won,
+    /// Enough can't come any more.
+    Lost,
+    /// Open.
+    Pending,
+}
+
+fn halves(m: &Membership) -> impl Iterator<Item = (&BTreeMap<NodeId, Role>, QuorumRule)> {
+    let outgoing = m.outgoing.as_ref().map(|o| (o, m.outgoing_quorum));
+    std::iter::once((&m.members, m.quorum)).chain(outgoing)
+}
+
+fn voters(half: &BTreeMap<NodeId, Role>) -> impl Iterator<Item = NodeId> {
+    half.iter().filter(|(_, role)| role.votes()).map(|(node, _)| *node)
+}
+
+/// The largest index that a replication quorum of each half has reached; `of` says who reached what.
+#[must_use]
+pub fn reached(m: &Membership, of: impl Fn(NodeId) -> LogIndex) -> LogIndex {
+    let mut result = LogIndex(u64::MAX);
+    for (half, rule) in halves(m) {
+        let mut sorted = [LogIndex::ZERO; VOTERS_MAX];
+        let mut count = 0;
+        for node in voters(half).take(VOTERS_MAX) {
+            sorted[count] = of(node);
+            count += 1;
+        }
+        sorted[..count].sort_unstable_by(|a, b| b.cmp(a));
+        let needed = rule.replication(count);
+        // A half that can't decide decides nothing.
+        let half_result =
+            if needed == 0 || needed > count { LogIndex::ZERO } else { sorted[needed - 1] };
+        result = result.min(half_result);
+    }
+    result
+}
+
+/// True when a replication quorum of each half does what `of` says.
+#[must_use]
+pub fn replicates(m: &Membership, of: impl Fn(NodeId) -> bool) -> bool {
+    halves(m).all(|(half, rule)| {
+        let (mut count, mut yes) = (0, 0);
+        for node in voters(half) {
+            count += 1;
+            yes += usize::from(of(node));
+        }
+        count > 0 && yes >= rule.replication(count)
+    })
+}
+
+/// How an election stands, given who granted, who refused and who said nothing (`None`).
+#[must_use]
+pub fn tally(m: &Membership, of: impl Fn(NodeId) -> Option<bool>) -> Tally {
+    let mut result = Tally::Won;
+    for (half, rule) in halves(m) {
+        let (mut count, mut yes, mut no) = (0, 0, 0);
+        for node in voters(half) {
+            count += 1;
+            match of(node) {
+                Some(true) => yes += 1,
+                Some(false) => no += 1,
+                None => {}
+            }
+        }
+        let needed = rule.election(count);
+        if count == 0 || count - no < needed {
+            return Tally::Lost;
+        }
+        if yes < needed {
+            result = Tally::Pending;
+        }
+    }
+    result
+}

@@ -1,0 +1,158 @@
+//! Followers whose next entry is gone from the log (thesis 5), and replicas that must be rebuilt.
+//!
+//! The core decides who needs a snapshot and when one may be installed; taking, sending and fetching
+//! it is the owner's work. A follower in the *snapshot* state gets heartbeats but no appends until the
+//! owner reports, or the follower answers that it is within reach of the log again.
+
+use atoll_base::{LogIndex, NodeId, Term};
+
+use crate::core::{CoreRole, RaftCore, Turn};
+use crate::history::History;
+use crate::membership::Membership;
+use crate::message::{Body, Message};
+use crate::progress::SendState;
+
+impl RaftCore {
+    pub(crate) fn want_snapshot(&mut self, t: &mut Turn<'_>, at: usize) {
+        let (node, progress) = &mut self.progress[at];
+        progress.state = SendState::Snapshot;
+        progress.window.clear();
+        t.out.snapshots_wanted.push(*node);
+    }
+
+    /// The leader's announcement of a snapshot that ends at `index` (at or below the applied index,
+    /// and not below the log's start), to send once its chunks can be fetched. `None` when this core
+    /// doesn't lead or doesn't know the index.
+    #[must_use]
+    pub fn snapshot_message(&self, to: NodeId, index: LogIndex) -> Option<Message> {
+        if self.role != CoreRole::Leader || index > self.applied {
+            return None;
+        }
+        let term = self.log.term(index)?;
+        let membership = self.history.at(index)?.clone();
+        Some(self.message(to, Body::Snapshot { index, term, membership }))
+    }
+
+    pub(crate) fn on_snapshot(
+        &mut self,
+        t: &mut Turn<'_>,
+        from: NodeId,
+        index: LogIndex,
+        term: Term,
+        membership: Membership,
+    ) {
+        if !self.hear_leader(t, from) {
+            return;
+        }
+        if self.accepts_snapshot(index, term) {
+            t.out.snapshot_offered = Some((from, index, term, membership));
+            return;
+        }
+        // All of it is here already: nothing to fetch.
+        self.commit_to(index);
+        self.verified = self.verified.max(index);
+        self.acknowledge(t, from);
+    }
+
+    /// True when an offered snapshot is still worth installing; ask before replacing any state.
+    #[must_use]
+    pub fn accepts_snapshot(&self, index: LogIndex, term: Term) -> bool {
+        match self.damaged {
+            // It must cover all that this replica may have acknowledged.
+            Some(end) => index >= end,
+            None => index > self.commit && self.log.term(index) != Some(term),
+        }
+    }
+
+    pub(crate) fn on_snapshot_installed(
+        &mut self,
+        t: &mut Turn<'_>,
+        index: LogIndex,
+        term: Term,
+        membership: Membership,
+    ) {
+        if !self.accepts_snapshot(index, term) {
+            return;
+        }
+        self.damaged = None;
+        self.log.reset(index, term);
+        self.history = History::new(index, membership);
+        self.writes.forget();
+        self.commit = index;
+        self.handed = index;
+        self.applied = index;
+        self.verified = index;
+        self.acknowledged = index;
+        if let Some(leader) = self.leader {
+            self.send_after(t, leader, Body::SnapshotReply { index, installed: true });
+        }
+    }
+
+    pub(crate) fn on_snapshot_sent(
+        &mut self,
+        t: &mut Turn<'_>,
+        to: NodeId,
+        index: LogIndex,
+        ok: bool,
+    ) {
+        let Some(at) = self.follower(to) else { return };
+        let progress = &mut self.progress[at].1;
+        if progress.state != SendState::Snapshot {
+            return;
+        }
+        // Installing takes a while: what it reached is asked with the next heartbeat.
+        let next = if ok { index.next() } else { progress.matched.next() };
+        progress.probe(next);
+        progress.state = SendState::Probe { waiting: true };
+        progress.probe_at = t.now.after(self.config.heartbeat_interval);
+    }
+
+    pub(crate) fn on_snapshot_reply(
+        &mut self,
+        t: &mut Turn<'_>,
+        from: NodeId,
+        index: LogIndex,
+        installed: bool,
+    ) {
+        if installed {
+            return self.on_append_reply(t, from, index);
+        }
+        let Some(at) = self.follower(from) else { return };
+        let progress = &mut self.progress[at].1;
+        progress.heard_at = t.now;
+        if index == LogIndex::ZERO {
+            // It no longer has what it acknowledged, and says so (trap T14).
+            progress.matched = LogIndex::ZERO;
+            if progress.state != SendState::Snapshot {
+                self.want_snapshot(t, at);
+            }
+        } else if progress.state == SendState::Snapshot {
+            let next = progress.matched.next();
+            progress.probe(next);
+            self.send_appends(t, at);
+        }
+    }
+
+    /// A damaged replica follows, so that it can be rebuilt, and does nothing else.
+    pub(crate) fn on_message_damaged(&mut self, t: &mut Turn<'_>, from: NodeId, body: Body) {
+        let from_leader = matches!(
+            body,
+            Body::Append { .. }
+                | Body::Heartbeat { .. }
+                | Body::Quiet { .. }
+                | Body::Snapshot { .. }
+        );
+        if !from_leader || !self.hear_leader(t, from) {
+            return;
+        }
+        match body {
+            Body::Snapshot { index, term, membership } if self.accepts_snapshot(index, term) => {
+                t.out.snapshot_offered = Some((from, index, term, membership));
+            }
+            _ => {
+                let (index, installed) = (LogIndex::ZERO, false);
+                self.send(t, from, Body::SnapshotReply { index, installed });
+            }
+        }
+    }
+}

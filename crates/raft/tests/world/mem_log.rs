@@ -1,0 +1,76 @@
+//! A log in memory.
+
+use std::collections::VecDeque;
+
+use atoll_base::{Entry, LogIndex, Term};
+use atoll_raft::{LogReader, ReadError};
+
+#[derive(Clone, Default, Debug)]
+pub struct MemLog {
+    prev: LogIndex,
+    prev_term: Term,
+    entries: VecDeque<Entry>,
+}
+
+impl MemLog {
+    /// An empty log after `(prev, prev_term)`.
+    pub fn after(prev: LogIndex, prev_term: Term) -> Self {
+        Self { prev, prev_term, entries: VecDeque::new() }
+    }
+
+    /// Replaces everything from the first of `entries` on.
+    pub fn replace_from(&mut self, entries: &[Entry]) {
+        let Some(first) = entries.first() else { return };
+        assert!(first.index > self.prev && first.index <= self.last_index().next(), "a gap");
+        self.entries.truncate((first.index.0 - self.prev.0 - 1) as usize);
+        self.entries.extend(entries.iter().cloned());
+    }
+
+    pub fn compact(&mut self, first: LogIndex) {
+        while self.first_index() < first {
+            let Some(entry) = self.entries.pop_front() else { return };
+            (self.prev, self.prev_term) = (entry.index, entry.term);
+        }
+    }
+
+    pub fn get(&self, index: LogIndex) -> Option<&Entry> {
+        let at = index.0.checked_sub(self.prev.0 + 1)?;
+        self.entries.get(at as usize)
+    }
+}
+
+impl LogReader for MemLog {
+    fn first_index(&self) -> LogIndex {
+        self.prev.next()
+    }
+
+    fn last_index(&self) -> LogIndex {
+        self.prev.plus(self.entries.len() as u64)
+    }
+
+    fn term(&self, index: LogIndex) -> Result<Term, ReadError> {
+        if index == self.prev {
+            return Ok(self.prev_term);
+        }
+        let first = self.first_index();
+        self.get(index).map(|e| e.term).ok_or(ReadError::Compacted { wanted: index, first })
+    }
+
+    fn entries(
+        &self,
+        from: LogIndex,
+        to: LogIndex,
+        bytes_max: usize,
+        out: &mut Vec<Entry>,
+    ) -> Result<(), ReadError> {
+        let (mut bytes, mut at) = (0, from);
+        while at < to && bytes < bytes_max {
+            let first = self.first_index();
+            let entry = self.get(at).ok_or(ReadError::Compacted { wanted: at, first })?;
+            bytes += entry.cost();
+            out.push(entry.clone());
+            at = at.next();
+        }
+        Ok(())
+    }
+}

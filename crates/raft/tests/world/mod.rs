@@ -1,0 +1,472 @@
+//! A group of cores in one thread: their logs, disks that forget what was not written, a network that
+//! does what it is told, virtual time, and checkers that look at everything after every step.
+//!
+//! Shared by the golden scripts, the random walk, the examples and the bench.
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "each user needs another part of it")]
+
+pub mod checks;
+pub mod mem_log;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use atoll_base::{Entry, LogIndex, NodeId, Term, Time};
+use atoll_raft::{
+    Body, Config, HardState, Input, LogReader, Membership, Message, Output, ProposalOutcome,
+    RaftCore, ReadContext, Role, Write,
+};
+use bytes::Bytes;
+
+use checks::Checks;
+use mem_log::MemLog;
+
+/// What a snapshot holds: the state is a digest of all that was applied.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub index: LogIndex,
+    pub term: Term,
+    pub membership: Membership,
+    pub state: u64,
+}
+
+/// One replica: its core, if it runs, and what surrounds it.
+pub struct Replica {
+    pub config: Config,
+    pub core: Option<RaftCore>,
+    /// The log as handed over.
+    pub log: MemLog,
+    /// The log and hard state as they would survive a crash.
+    pub disk: MemLog,
+    pub disk_hard: HardState,
+    /// The configuration as of the entry before the log.
+    pub base: Membership,
+    pub pending: VecDeque<Write>,
+    /// Completions not yet told to the core.
+    pub notices: Vec<Input>,
+    pub applied: LogIndex,
+    pub state: u64,
+    /// What the engine would come back with.
+    pub persisted: (LogIndex, u64),
+    pub lives: u64,
+}
+
+/// When a write becomes durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Disks {
+    /// At once, and the core is told in the next step.
+    Sync,
+    /// When `write_done` is called.
+    Manual,
+}
+
+pub struct World {
+    pub now: Time,
+    pub replicas: BTreeMap<NodeId, Replica>,
+    pub net: VecDeque<Message>,
+    /// One-way cuts: `(from, to)`.
+    pub cuts: BTreeSet<(NodeId, NodeId)>,
+    pub disks: Disks,
+    pub checks: Checks,
+    /// Off in benchmarks.
+    pub checking: bool,
+    /// Lines of what happened, for golden scripts and failures.
+    pub trace: Option<Vec<String>>,
+    /// What the last steps answered.
+    pub outcomes: Vec<(NodeId, ProposalOutcome)>,
+    pub served: Vec<(NodeId, ReadContext, LogIndex)>,
+    pub failed: Vec<(NodeId, ReadContext, Option<NodeId>)>,
+    pub wanted: Vec<(NodeId, NodeId)>,
+    pub offers: Vec<(NodeId, NodeId, Snapshot)>,
+    /// Snapshots taken, by their end; every replica's are equal.
+    pub snapshots: BTreeMap<LogIndex, Snapshot>,
+    out: Output,
+}
+
+pub fn n(id: u64) -> NodeId {
+    NodeId(id)
+}
+
+/// Small limits, so that they are met.
+pub fn config(id: NodeId, seed: u64) -> Config {
+    Config {
+        election_timeout_min: Duration::from_millis(100),
+        heartbeat_interval: Duration::from_millis(20),
+        append_bytes_max: 200,
+        inflight_messages_max: 4,
+        inflight_bytes_max: 600,
+        uncommitted_bytes_max: 2_000,
+        tail_bytes_max: 400,
+        lease_margin: Duration::from_millis(20),
+        ..Config::new(id, seed)
+    }
+}
+
+impl World {
+    /// Replicas of `membership`, all with the same founding configuration and an empty log.
+    pub fn new(membership: &Membership, disks: Disks, config: impl Fn(NodeId) -> Config) -> Self {
+        let mut world = Self {
+            now: Time::from_millis(1),
+            replicas: BTreeMap::new(),
+            net: VecDeque::new(),
+            cuts: BTreeSet::new(),
+            disks,
+            checks: Checks::default(),
+            checking: true,
+            trace: None,
+            outcomes: Vec::new(),
+            served: Vec::new(),
+            failed: Vec::new(),
+            wanted: Vec::new(),
+            offers: Vec::new(),
+            snapshots: BTreeMap::new(),
+            out: Output::default(),
+        };
+        for node in membership.nodes() {
+            world.add(node, membership.clone(), config(node));
+        }
+        world
+    }
+
+    /// A further replica with an empty log.
+    pub fn add(&mut self, node: NodeId, base: Membership, config: Config) {
+        let replica = Replica {
+            config,
+            core: None,
+            log: MemLog::default(),
+            disk: MemLog::default(),
+            disk_hard: HardState::default(),
+            base,
+            pending: VecDeque::new(),
+            notices: Vec::new(),
+            applied: LogIndex::ZERO,
+            state: 0,
+            persisted: (LogIndex::ZERO, 0),
+            lives: 0,
+        };
+        self.replicas.insert(node, replica);
+        self.start(node);
+    }
+
+    pub fn say(&mut self, line: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.trace {
+            trace.push(line());
+        }
+    }
+
+    pub fn replica(&self, node: NodeId) -> &Replica {
+        &self.replicas[&node]
+    }
+
+    pub fn core(&self, node: NodeId) -> &RaftCore {
+        self.replicas[&node].core.as_ref().expect("the replica runs")
+    }
+
+    pub fn is_up(&self, node: NodeId) -> bool {
+        self.replicas.get(&node).is_some_and(|r| r.core.is_some())
+    }
+
+    pub fn up(&self) -> Vec<NodeId> {
+        self.replicas.keys().copied().filter(|n| self.is_up(*n)).collect()
+    }
+
+    /// Starts a replica from what its disk holds.
+    pub fn start(&mut self, node: NodeId) {
+        let replica = self.replicas.get_mut(&node).expect("a replica");
+        replica.lives += 1;
+        replica.log = replica.disk.clone();
+        (replica.applied, replica.state) = replica.persisted;
+        let mut config = replica.config.clone();
+        config.seed = config.seed.wrapping_mul(31).wrapping_add(replica.lives);
+        let (hard, base) = (replica.disk_hard, replica.base.clone());
+        let core = RaftCore::new(config, self.now, hard, base, replica.applied, &replica.log);
+        let core = core.expect("the disk holds a whole log");
+        core.validate();
+        replica.core = Some(core);
+    }
+
+    /// Stops a replica; writes under way are lost, but for the `survive` oldest.
+    pub fn crash(&mut self, node: NodeId, survive: usize) {
+        let replica = self.replicas.get_mut(&node).expect("a replica");
+        for write in replica.pending.drain(..).take(survive) {
+            replica.disk_hard = write.hard_state.unwrap_or(replica.disk_hard);
+            replica.disk.replace_from(&write.entries);
+        }
+        replica.notices.clear();
+        replica.core = None;
+        self.checks.forget_reads(node);
+    }
+
+    /// Gives one input to a core and carries out what it asks for.
+    pub fn step(&mut self, node: NodeId, input: Input) {
+        let mut out = std::mem::take(&mut self.out);
+        let replica = self.replicas.get_mut(&node).expect("a replica");
+        let Some(core) = replica.core.as_mut() else { return };
+        core.step(self.now, input, &replica.log, &mut out);
+        if let Some(write) = out.write.take() {
+            replica.log.replace_from(&write.entries);
+            if self.checking {
+                self.checks.on_entries(node, &replica.log, &write.entries, core.membership());
+            }
+            replica.pending.push_back(write);
+        }
+        if self.checking {
+            core.validate();
+            self.checks.on_step(&self.replicas, node);
+        }
+        for message in out.messages.drain(..) {
+            self.post(message);
+        }
+        if let Some(outcome) = out.proposal {
+            self.outcomes.push((node, outcome));
+        }
+        if self.checking {
+            for (context, index) in &out.reads {
+                self.checks.on_read_served(*context, *index);
+            }
+        }
+        self.served.extend(out.reads.drain(..).map(|(c, i)| (node, c, i)));
+        self.failed.extend(out.reads_failed.drain(..).map(|(c, l)| (node, c, l)));
+        self.wanted.extend(out.snapshots_wanted.drain(..).map(|to| (node, to)));
+        if let Some((from, index, term, membership)) = out.snapshot_offered.take() {
+            let state = self.snapshots.get(&index).map_or(0, |s| s.state);
+            self.offers.push((node, from, Snapshot { index, term, membership, state }));
+        }
+        let commit = out.commit;
+        out.clear();
+        self.out = out;
+        if self.disks == Disks::Sync {
+            self.write_done(node, usize::MAX);
+            self.tell_written(node);
+        }
+        if let Some(commit) = commit {
+            self.apply(node, commit);
+        }
+    }
+
+    fn post(&mut self, message: Message) {
+        if self.checking {
+            self.checks.on_send(&self.replicas, &message);
+        }
+        if !self.cuts.contains(&(message.from, message.to)) {
+            self.net.push_back(message);
+        }
+    }
+
+    fn apply(&mut self, node: NodeId, commit: LogIndex) {
+        let replica = self.replicas.get_mut(&node).expect("a replica");
+        if commit <= replica.applied {
+            return;
+        }
+        let mut entries = Vec::new();
+        let from = replica.applied.next();
+        replica.log.entries(from, commit.next(), usize::MAX, &mut entries).expect("in the log");
+        let witness = replica.core.as_ref().is_some_and(|c| is_witness(c, node));
+        for entry in &entries {
+            replica.state = checks::digest(replica.state, entry);
+            if self.checking && !witness {
+                self.checks.on_apply(node, entry, replica.state);
+            }
+        }
+        replica.applied = commit;
+        self.step(node, Input::Applied(commit));
+    }
+
+    /// The `count` oldest writes of a replica become durable; what waited for them leaves.
+    pub fn write_done(&mut self, node: NodeId, count: usize) {
+        for _ in 0..count {
+            let replica = self.replicas.get_mut(&node).expect("a replica");
+            let Some(write) = replica.pending.pop_front() else { return };
+            replica.disk_hard = write.hard_state.unwrap_or(replica.disk_hard);
+            replica.disk.replace_from(&write.entries);
+            let Write { id, term, index, after, .. } = write;
+            replica.notices.push(Input::Written { write: id, term, index });
+            for message in after {
+                self.post(message);
+            }
+        }
+    }
+
+    /// Tells a core of its completed writes, in order, merged into the last one.
+    pub fn tell_written(&mut self, node: NodeId) {
+        let replica = self.replicas.get_mut(&node).expect("a replica");
+        let last = replica.notices.pop();
+        replica.notices.clear();
+        if let Some(notice) = last {
+            self.step(node, notice);
+        }
+    }
+
+    /// Delivers the message at `at` of the network.
+    pub fn deliver(&mut self, at: usize) {
+        let Some(message) = self.net.remove(at) else { return };
+        let (from, to) = (message.from, message.to);
+        if self.is_up(to) && !self.cuts.contains(&(from, to)) {
+            self.step(to, Input::Message(message));
+        }
+    }
+
+    /// Delivers everything, and what that causes, in order; disks and snapshots do their part.
+    pub fn settle(&mut self) {
+        for _ in 0..100_000 {
+            while !self.net.is_empty() {
+                self.deliver(0);
+            }
+            for node in self.up() {
+                self.write_done(node, usize::MAX);
+                self.tell_written(node);
+            }
+            self.send_snapshots();
+            self.install_snapshots();
+            let busy = self.replicas.values().any(|r| !r.pending.is_empty());
+            if self.net.is_empty() && !busy && self.wanted.is_empty() && self.offers.is_empty() {
+                return;
+            }
+        }
+        panic!("the world does not settle");
+    }
+
+    /// Lets time pass up to the next deadline of any core and ticks who is due; settles.
+    pub fn pass_deadline(&mut self) {
+        let due = self.up().into_iter().filter_map(|n| self.core(n).next_deadline()).min();
+        let Some(due) = due else { return };
+        self.now = self.now.max(due);
+        self.tick_due();
+        self.settle();
+    }
+
+    pub fn tick_due(&mut self) {
+        for node in self.up() {
+            if self.core(node).next_deadline().is_some_and(|d| d <= self.now) {
+                self.step(node, Input::Tick);
+            }
+        }
+    }
+
+    /// Passes deadlines until `done`, 1000 at most.
+    pub fn until(&mut self, done: impl Fn(&Self) -> bool) -> bool {
+        for _ in 0..1_000 {
+            if done(self) {
+                return true;
+            }
+            self.pass_deadline();
+        }
+        done(self)
+    }
+
+    /// The leader of the highest term among those that run.
+    pub fn leader(&self) -> Option<NodeId> {
+        let up = self.up();
+        let leaders = up.iter().filter(|n| self.core(**n).is_leader());
+        leaders.max_by_key(|n| self.core(**n).term()).copied()
+    }
+
+    pub fn elect(&mut self) -> NodeId {
+        assert!(self.until(|w| w.leader().is_some()), "no leader");
+        self.leader().expect("just seen")
+    }
+
+    pub fn propose(&mut self, node: NodeId, payloads: &[&str]) {
+        let payloads = payloads.iter().map(|p| Bytes::copy_from_slice(p.as_bytes())).collect();
+        self.step(node, Input::Propose(payloads));
+    }
+
+    pub fn read(&mut self, node: NodeId, context: u64) {
+        let context = ReadContext(context);
+        self.checks.on_read(&self.replicas, node, context);
+        self.step(node, Input::Read(context));
+    }
+
+    /// Takes the snapshots that leaders asked for and announces them.
+    pub fn send_snapshots(&mut self) {
+        for (leader, to) in std::mem::take(&mut self.wanted) {
+            let Some(snapshot) = self.take_snapshot(leader) else { continue };
+            let index = snapshot.index;
+            let core = self.replicas[&leader].core.as_ref();
+            let message = core.and_then(|c| c.snapshot_message(to, index));
+            if let Some(message) = message {
+                self.post(message);
+            }
+            self.step(leader, Input::SnapshotSent { to, index, ok: true });
+        }
+    }
+
+    /// A snapshot of what `node` has applied.
+    pub fn take_snapshot(&mut self, node: NodeId) -> Option<Snapshot> {
+        let replica = &self.replicas[&node];
+        let core = replica.core.as_ref()?;
+        let index = replica.applied;
+        let (term, membership) = (core.term_at(index)?, core.membership_at(index)?.clone());
+        let snapshot = Snapshot { index, term, membership, state: replica.state };
+        self.snapshots.insert(index, snapshot.clone());
+        Some(snapshot)
+    }
+
+    pub fn install_snapshots(&mut self) {
+        for (node, _, snapshot) in std::mem::take(&mut self.offers) {
+            self.install(node, snapshot);
+        }
+    }
+
+    /// Installs an offered snapshot, if it is still wanted.
+    pub fn install(&mut self, node: NodeId, snapshot: Snapshot) {
+        let Snapshot { index, term, membership, state } = snapshot;
+        let replica = self.replicas.get_mut(&node).expect("a replica");
+        if !replica.core.as_ref().is_some_and(|c| c.accepts_snapshot(index, term)) {
+            return;
+        }
+        // What was under way is finished first: a log has one order.
+        self.write_done(node, usize::MAX);
+        let replica = self.replicas.get_mut(&node).expect("a replica");
+        replica.notices.clear();
+        replica.disk = MemLog::after(index, term);
+        replica.log = replica.disk.clone();
+        replica.base = membership.clone();
+        (replica.applied, replica.state) = (index, state);
+        replica.persisted = (index, state);
+        self.step(node, Input::SnapshotInstalled { index, term, membership });
+    }
+
+    /// Makes the engine durable and cuts the log, keeping `keep` applied entries.
+    pub fn compact(&mut self, node: NodeId, keep: u64) {
+        let replica = self.replicas.get_mut(&node).expect("a replica");
+        let Some(core) = replica.core.as_ref() else { return };
+        replica.persisted = (replica.applied, replica.state);
+        let prev = LogIndex(replica.applied.0.saturating_sub(keep));
+        if prev < replica.log.first_index() || prev > replica.disk.last_index() {
+            return;
+        }
+        let prev_term = core.term_at(prev).expect("applied and not cut");
+        replica.base = core.membership_at(prev).expect("known").clone();
+        replica.log.compact(prev.next());
+        replica.disk.compact(prev.next());
+        self.step(node, Input::Compacted { first: prev.next(), prev_term });
+    }
+
+    /// True when every running replica has applied the same and nothing is left to do.
+    pub fn is_even(&self) -> bool {
+        let mut seen = None;
+        for node in self.up() {
+            let (core, replica) = (self.core(node), self.replica(node));
+            let state = (core.last_index(), core.commit(), replica.applied);
+            if state.0 != state.2 || seen.is_some_and(|s| s != state) {
+                return false;
+            }
+            seen = Some(state);
+        }
+        true
+    }
+}
+
+pub fn is_witness(core: &RaftCore, node: NodeId) -> bool {
+    core.membership().role(node) == Some(Role::Witness)
+}
+
+/// True for messages that carry entries.
+pub fn carries_entries(message: &Message) -> bool {
+    matches!(&message.body, Body::Append { entries, .. } if !entries.is_empty())
+}
+
+/// An entry's payload as text.
+pub fn text(entry: &Entry) -> String {
+    String::from_utf8_lossy(&entry.payload).into_owned()
+}
