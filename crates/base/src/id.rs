@@ -63,7 +63,8 @@ id!(/// Raft leadership counter (Raft thesis 3.3); 0 before the first election.
     Term, u64, "t");
 id!(/// Position in a shard's log, from 1; 0 is "before the first entry".
     LogIndex, u64, "#");
-id!(/// A shard's count of changes, what readers see: 1 before the first change, 0 where there is none.
+id!(/// A shard's count of changes, what readers see: 1 before the first change, 0 where there is
+    /// none.
     Revision, u64, "r");
 id!(/// Version of a shard's configuration.
     Epoch, u64, "e");

@@ -23,8 +23,6 @@ pub(crate) const FORGOTTEN: u8 = 4;
 pub(crate) const CHANGE: u8 = 5;
 /// `(shard, INSTALLING)`: a snapshot is being installed.
 pub(crate) const INSTALLING: u8 = 6;
-/// The first tag that is not the machine's.
-pub(crate) const FOREIGN: u8 = 0x80;
 
 /// Which shard, and where its user data lies.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -17,10 +17,11 @@
 //! - **M6** The applied index is in the same engine batch as what was applied.
 //!
 //! Reading order: [`command`] and [`reply`] (what comes in and goes out), [`machine`] and [`apply`]
-//! (the loop), `kv` (the data model), `session` (exactly once), [`watch`].
+//! (the loop), `kv` (the data model), `session` (exactly once), [`watch`], [`snapshot`].
 
 pub mod apply;
 pub mod batch;
+mod check;
 pub mod command;
 mod command_codec;
 mod error;
@@ -34,6 +35,7 @@ mod record;
 pub mod reply;
 mod reply_codec;
 mod session;
+pub mod snapshot;
 mod state;
 pub mod watch;
 
@@ -48,4 +50,8 @@ pub use machine::ShardMachine;
 pub use query::{KeyEnd, KeyRange, RangePage, RangeQuery};
 pub use record::{KeyValue, Record};
 pub use reply::{Reply, TxnResult};
-pub use watch::{Event, EventKind};
+pub use snapshot::{Chunk, SnapshotHead, SnapshotReader, SnapshotWriter};
+pub use watch::{
+    Event, EventKind, Poll, PollLimits, WatchBatch, WatchEnd, WatchHub, WatchId, WatchLimits,
+    WatchRequest,
+};

@@ -1,0 +1,196 @@
+//! What must hold of a machine and its engine, for tests, the simulator and repair.
+
+use std::collections::BTreeMap;
+
+use atoll_base::Revision;
+use atoll_storage::{Direction, Engine, ReadView, Tree};
+use bytes::Bytes;
+
+use crate::error::MachineError;
+use crate::keys::{self, Scope, borrowed, parse_change_key, parse_history_key};
+use crate::kv::{ChangeKind, ChangeRecord, decode_current};
+use crate::machine::ShardMachine;
+use crate::record::Record;
+use crate::state::State;
+
+/// What `History` holds of one key: revision to version, `None` for a tombstone.
+type Versions = BTreeMap<(Bytes, Revision), Option<Record>>;
+
+impl ShardMachine {
+    /// Reads the shard's whole state and checks that its records fit each other and the memory.
+    ///
+    /// # Errors
+    /// The first thing that does not hold.
+    pub fn check(&self, engine: &dyn Engine) -> Result<(), MachineError> {
+        let scope = &self.scope;
+        let view = engine.view();
+        let view = &*view;
+        let stored = view.get(Tree::Meta, &scope.meta_key(keys::STATE));
+        if let Some(bytes) = stored.map_err(|e| scope.engine(e))? {
+            let stored = State::decode(bytes).map_err(|e| scope.record("state", e))?;
+            if stored != self.state {
+                let what = format!("state is {:?} in memory, {stored:?} stored", self.state);
+                return Err(scope.inconsistent(what));
+            }
+        }
+        let current = self.check_current(view)?;
+        let history = self.read_history(view)?;
+        self.check_changes(view, &current, &history)?;
+        self.check_sessions(view)
+    }
+
+    fn scan(
+        &self,
+        view: &dyn ReadView,
+        tree: Tree,
+        span: &keys::Span,
+    ) -> Result<Vec<(Bytes, Bytes)>, MachineError> {
+        let pairs = view.scan(tree, borrowed(span), Direction::Forward);
+        pairs.collect::<Result<_, _>>().map_err(|e| self.scope.engine(e))
+    }
+
+    fn check_current(&self, view: &dyn ReadView) -> Result<BTreeMap<Bytes, Record>, MachineError> {
+        let scope = &self.scope;
+        let span = Scope::current_span(&scope.range.start, &scope.range_end());
+        let mut current = BTreeMap::new();
+        for (key, value) in self.scan(view, scope.current(), &span)? {
+            let record = decode_current(scope, value)?;
+            self.check_record(&key, &record)?;
+            current.insert(key, record);
+        }
+        Ok(current)
+    }
+
+    fn check_record(&self, key: &Bytes, record: &Record) -> Result<(), MachineError> {
+        let is_first = record.version == 1;
+        let is_sound = record.mod_revision <= self.state.revision
+            && record.create_revision > Revision(1)
+            && record.version >= 1
+            && is_first == (record.create_revision == record.mod_revision);
+        if is_sound {
+            return Ok(());
+        }
+        let revision = self.state.revision;
+        let what = format!("key {key:?} has {record:?} in a shard at revision {revision}");
+        Err(self.scope.inconsistent(what))
+    }
+
+    fn read_history(&self, view: &dyn ReadView) -> Result<Versions, MachineError> {
+        let scope = &self.scope;
+        let span = Scope::history_span(&scope.range.start, &scope.range_end());
+        let mut history = Versions::new();
+        for (place, value) in self.scan(view, scope.history(), &span)? {
+            let (key, revision) = parse_history_key(&place)
+                .ok_or_else(|| scope.inconsistent("history record has a key of another form"))?;
+            let record = Record::decode(value).map_err(|e| scope.record("history", e))?;
+            if let Some(record) = &record {
+                self.check_record(&key, record)?;
+                if record.mod_revision != revision {
+                    let what = format!("history of {key:?} at {revision} holds {record:?}");
+                    return Err(scope.inconsistent(what));
+                }
+            }
+            history.insert((key, revision), record);
+        }
+        Ok(history)
+    }
+
+    /// M4: every change that is kept leads to its version and to the one before, and history holds
+    /// nothing else.
+    fn check_changes(
+        &self,
+        view: &dyn ReadView,
+        current: &BTreeMap<Bytes, Record>,
+        history: &Versions,
+    ) -> Result<(), MachineError> {
+        let scope = &self.scope;
+        let span = scope.meta_span(keys::CHANGE..keys::CHANGE + 1);
+        let mut accounted = 0;
+        for (place, value) in self.scan(view, Tree::Meta, &span)? {
+            let place = parse_change_key(&place)
+                .ok_or_else(|| scope.inconsistent("change record has a key of another form"))?;
+            let change = ChangeRecord::decode(value).map_err(|e| scope.record("change", e))?;
+            let is_kept = |revision| match current.get(&change.key) {
+                Some(record) if record.mod_revision == revision => true,
+                _ => matches!(history.get(&(change.key.clone(), revision)), Some(Some(_))),
+            };
+            let previous = change.previous;
+            let is_there = match change.kind {
+                ChangeKind::Put => is_kept(place.0),
+                ChangeKind::Delete => {
+                    accounted += 1;
+                    history.get(&(change.key.clone(), place.0)) == Some(&None)
+                }
+            };
+            let is_before =
+                previous.is_none_or(|r| history.get(&(change.key.clone(), r)).is_some());
+            accounted += usize::from(previous.is_some());
+            let is_live = place >= self.state.collected && place.0 <= self.state.revision;
+            if !(is_there && is_before && is_live) {
+                let what = format!("change {change:?} at {place:?} does not fit the versions kept");
+                return Err(scope.inconsistent(what));
+            }
+        }
+        if accounted != history.len() {
+            let kept = history.len();
+            let what = format!("history holds {kept} versions, changes account for {accounted}");
+            return Err(scope.inconsistent(what));
+        }
+        Ok(())
+    }
+
+    fn check_sessions(&self, view: &dyn ReadView) -> Result<(), MachineError> {
+        let scope = &self.scope;
+        let span = scope.meta_span(keys::SESSION..keys::SESSION + 1);
+        let stored = self.scan(view, Tree::Meta, &span)?;
+        let in_memory = self.sessions.records();
+        let in_memory: Vec<(Bytes, Bytes)> = in_memory
+            .map(|(client, record)| (scope.session_key(client).into(), record.into()))
+            .collect();
+        if stored == in_memory {
+            return Ok(());
+        }
+        let (stored, in_memory) = (stored.len(), in_memory.len());
+        let what = format!("{in_memory} sessions in memory differ from {stored} stored");
+        Err(scope.inconsistent(what))
+    }
+
+    /// A hash over every byte that the shard has stored. Replicas that applied the same entries have
+    /// the same (M1).
+    ///
+    /// # Errors
+    /// When the engine fails.
+    pub fn state_hash(&self, engine: &dyn Engine) -> Result<u64, MachineError> {
+        let scope = &self.scope;
+        let view = engine.view();
+        let (start, end) = (&scope.range.start, scope.range_end());
+        let parts = [
+            (Tree::Meta, scope.meta_span(keys::STATE..keys::INSTALLING)),
+            (scope.current(), Scope::current_span(start, &end)),
+            (scope.history(), Scope::history_span(start, &end)),
+        ];
+        let mut hash = 0xcbf2_9ce4_8422_2325;
+        for (tree, span) in &parts {
+            for pair in view.scan(*tree, borrowed(span), Direction::Forward) {
+                let (key, value) = pair.map_err(|e| scope.engine(e))?;
+                hash = mix(mix(hash, &key), &value);
+            }
+            hash = mix(hash, b"part");
+        }
+        Ok(hash)
+    }
+}
+
+/// A multiply-and-rotate hash over eight bytes at a time; the length closes each string.
+fn mix(mut hash: u64, bytes: &[u8]) -> u64 {
+    let mut step = |word: u64| {
+        hash = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    };
+    for chunk in bytes.chunks(8) {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        step(u64::from_le_bytes(word));
+    }
+    step(bytes.len() as u64);
+    hash
+}

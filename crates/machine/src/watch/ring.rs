@@ -1,0 +1,57 @@
+//! The recent events of a shard, shared by all its watchers.
+
+use std::collections::VecDeque;
+
+use atoll_base::Revision;
+
+use super::Event;
+
+/// Whole revisions, oldest first, bounded by bytes.
+#[derive(Debug)]
+pub(super) struct EventRing {
+    events: VecDeque<Event>,
+    bytes: u64,
+    bytes_max: u64,
+    /// Every event from this revision on is here.
+    first: Revision,
+}
+
+impl EventRing {
+    pub(super) fn new(first: Revision, bytes_max: u64) -> Self {
+        Self { events: VecDeque::new(), bytes: 0, bytes_max, first }
+    }
+
+    /// Every event from this revision on is here.
+    pub(super) fn first(&self) -> Revision {
+        self.first
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Adds an event; its revision is not below those before it.
+    pub(super) fn push(&mut self, event: Event) {
+        self.bytes += event.cost();
+        self.events.push_back(event);
+    }
+
+    /// Drops the oldest revisions until the bytes fit, the newest revision included if it must be.
+    pub(super) fn shrink(&mut self) {
+        while self.bytes > self.bytes_max {
+            let Some(oldest) = self.events.front() else { break };
+            let revision = oldest.revision;
+            while let Some(event) = self.events.front().filter(|e| e.revision == revision) {
+                self.bytes -= event.cost();
+                self.events.pop_front();
+            }
+            self.first = revision.next();
+        }
+    }
+
+    /// The events from `revision` on.
+    pub(super) fn from(&self, revision: Revision) -> impl Iterator<Item = &Event> {
+        let at = self.events.partition_point(|event| event.revision < revision);
+        self.events.range(at..)
+    }
+}
