@@ -25,6 +25,6 @@ pub mod log;
 pub use disk::{Disk, DiskFile, MemDisk, OpenMode, RealDisk};
 pub use engine::{Direction, Engine, EngineError, EngineOp, MemEngine, ReadView, Tree, WriteBatch};
 pub use log::{
-    Location, LogBatch, LogError, LogHardState, LogReaderHandle, LogRecord, ShardLog, StartReason,
-    WrittenAt, WrittenEntry,
+    Location, LogBatch, LogError, LogHardState, LogOptions, LogReaderHandle, LogRecord, LogWriter,
+    Recovered, RecoveredShard, ShardLog, StartReason, WrittenAt, WrittenEntry,
 };

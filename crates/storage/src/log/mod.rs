@@ -46,17 +46,26 @@
 //! without a second sync per write.
 
 mod error;
+mod pool;
 mod reader;
 pub mod record;
+mod recover;
+mod replay;
+mod scan;
 mod segment;
 mod shard;
+#[cfg(test)]
+mod tests;
+mod writer;
 
 use atoll_base::{LogIndex, ShardId, Term};
 
 pub use error::LogError;
 pub use reader::LogReaderHandle;
 pub use record::{LogHardState, LogRecord, StartReason};
+pub use recover::{Recovered, RecoveredShard};
 pub use shard::ShardLog;
+pub use writer::{LogOptions, LogWriter};
 
 /// Records that one lane wants written together.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]

@@ -153,15 +153,15 @@ impl RecordHeader {
     }
 }
 
-/// Appends `record`, padded, to `out`.
+/// Appends `record`, padded, to `out`, and returns its length without the padding.
 pub(crate) fn encode(
     record: &LogRecord,
     place: Place,
     frame: u32,
     sequence: u32,
     out: &mut Vec<u8>,
-) {
-    let mut vote = [0; 8];
+) -> u32 {
+    let vote: [u8; 8];
     let (kind, detail, term, index, payload): (_, u8, _, _, &[u8]) = match record {
         LogRecord::Entry { entry, .. } => {
             (Kind::Entry, entry.kind as u8, entry.term, entry.index, &entry.payload)
@@ -189,17 +189,30 @@ pub(crate) fn encode(
     out.extend_from_slice(&term.0.to_le_bytes());
     out.extend_from_slice(&index.0.to_le_bytes());
     out.extend_from_slice(payload);
+    let check = header_check(&out[start..], place);
+    out[start + 18..start + 20].copy_from_slice(&check.to_le_bytes());
     let crc = checksum(&out[start..], place);
     out[start + 4..start + 8].copy_from_slice(&crc.to_le_bytes());
     out.resize(start + aligned(len as usize), 0);
+    len
 }
 
-fn checksum(record: &[u8], place: Place) -> u32 {
+fn salt(record: &[u8], place: Place) -> u32 {
     let mut salt = [0; 16];
     salt[..8].copy_from_slice(&place.segment.to_le_bytes());
     salt[8..12].copy_from_slice(&place.offset.to_le_bytes());
     salt[12..].copy_from_slice(&record[..4]);
-    crc32c_append(crc32c(&salt), &record[8..])
+    crc32c(&salt)
+}
+
+fn checksum(record: &[u8], place: Place) -> u32 {
+    crc32c_append(salt(record, place), &record[8..])
+}
+
+/// A short checksum over the header alone: it tells whose record it was whose payload is damaged.
+fn header_check(record: &[u8], place: Place) -> u16 {
+    let crc = crc32c_append(salt(record, place), &record[8..18]);
+    crc32c_append(crc, &record[20..HEADER_BYTES]) as u16
 }
 
 /// Reads the header at the start of `bytes` without trusting it: `None` when it can't be one of a
@@ -223,6 +236,14 @@ pub(crate) fn claimed_header(bytes: &[u8], place: Place) -> Option<RecordHeader>
         term: Term(long(head, 32)),
         index: LogIndex(long(head, 40)),
     })
+}
+
+/// Reads the header at the start of `bytes`; `None` unless the header is as it was written, whatever
+/// became of the payload.
+pub(crate) fn sound_header(bytes: &[u8], place: Place) -> Option<RecordHeader> {
+    let header = claimed_header(bytes, place)?;
+    let check = u16::from_le_bytes([bytes[18], bytes[19]]);
+    (check == header_check(bytes, place)).then_some(header)
 }
 
 /// Reads the header at the start of `bytes`; `None` unless the whole record is as it was written.

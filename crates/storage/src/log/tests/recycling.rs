@@ -1,0 +1,126 @@
+//! Segments go when nobody needs them, and come back as others.
+
+use super::*;
+
+fn names(disk: &MemDisk) -> Vec<String> {
+    use crate::disk::Disk;
+    let paths = disk.list(Path::new(DIR)).unwrap();
+    paths.iter().map(|p| p.file_name().unwrap().to_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn a_released_segment_is_used_again_and_its_old_records_never_count() {
+    let disk = MemDisk::new(1);
+    let (mut log, _) = open(&disk);
+    log.write(&batch(&[vote(1, 1, 1, 0), vote(2, 5, 2, 0)])).unwrap();
+    for index in 1..=40 {
+        log.write(&batch(&[put(1, index, 1, &[index as u8; 500])])).unwrap();
+        if index % 5 == 0 {
+            log.release(ShardId(1), LogIndex(index), Term(1));
+        }
+        assert!(log.segment_count() <= 3, "at index {index}: {}", log.segment_count());
+    }
+    let (_, recovered) = open(&disk.fork(1));
+    assert_eq!(recovered.warnings, Vec::<String>::new());
+    let one = &recovered.shards[&ShardId(1)];
+    assert_eq!((one.log.first_index(), one.log.last_index()), (LogIndex(35), LogIndex(40)));
+    assert_eq!(one.log.term(LogIndex(34)), Some(Term(1)));
+    assert_eq!(one.hard_state.unwrap().vote, Some(NodeId(1)), "carried from segment to segment");
+    assert_eq!(recovered.shards[&ShardId(2)].hard_state.unwrap().term, Term(5));
+    assert!(entries(&one.log).iter().all(|e| e.payload[..] == [e.index.0 as u8; 500]));
+    log.maintain().unwrap();
+    assert!(names(&disk).len() <= 4, "{:?}", names(&disk));
+}
+
+#[test]
+fn an_idle_shard_pins_the_oldest_segment_and_is_named() {
+    let disk = MemDisk::new(1);
+    let (mut log, _) = open(&disk);
+    log.write(&batch(&[put(9, 1, 1, b"idle")])).unwrap();
+    for index in 1..=20 {
+        log.write(&batch(&[put(1, index, 1, &[0; 900])])).unwrap();
+    }
+    log.release(ShardId(1), LogIndex(20), Term(1));
+    log.maintain().unwrap();
+    assert_eq!(log.pinned_by().collect::<Vec<_>>(), [ShardId(9)]);
+    assert_eq!(log.segment_count(), 5);
+    log.release(ShardId(9), LogIndex(2), Term(1));
+    log.maintain().unwrap();
+    log.maintain().unwrap();
+    assert_eq!(log.segment_count(), 1, "the tail holds entry 20");
+    drop(log);
+    let recovered = open(&disk).1;
+    let idle = content(&recovered.shards[&ShardId(9)]);
+    assert_eq!(idle, (None, LogIndex(2), Term(1), vec![]));
+    assert_eq!(recovered.shards[&ShardId(1)].damaged, None);
+}
+
+#[test]
+fn a_removed_shard_pins_nothing_and_may_come_again() {
+    let disk = MemDisk::new(1);
+    let (mut log, _) = open(&disk);
+    for index in 1..=10 {
+        log.write(&batch(&[put(1, index, 1, &[0; 900]), vote(1, 1, 1, index)])).unwrap();
+    }
+    log.write(&batch(&[LogRecord::ShardRemoved { shard: ShardId(1) }])).unwrap();
+    assert_eq!(log.segment_count(), 1);
+    log.write(&batch(&[start(1, 7, 3, StartReason::Snapshot), put(1, 7, 4, b"x")])).unwrap();
+    drop(log);
+    let recovered = open(&disk).1;
+    let again = content(&recovered.shards[&ShardId(1)]);
+    assert_eq!(again, (None, LogIndex(7), Term(3), vec![entry(7, 4, b"x")]));
+    assert_eq!(recovered.shards[&ShardId(1)].damaged, None);
+}
+
+#[test]
+fn spares_are_prepared_ahead_and_survive_a_restart() {
+    let disk = MemDisk::new(1);
+    let (mut log, _) = open(&disk);
+    log.write(&batch(&[put(1, 1, 1, b"a")])).unwrap();
+    log.maintain().unwrap();
+    assert_eq!(names(&disk), ["0000000000000001.seg", "0000000000000002.spare"]);
+    drop(log);
+    let (mut log, _) = open(&disk);
+    let before = disk.counts().syncs;
+    for index in 2..=5 {
+        log.write(&batch(&[put(1, index, 1, &[0; 1000])])).unwrap();
+    }
+    assert_eq!(disk.counts().syncs - before, 4, "the spare was ready");
+    assert_eq!(names(&disk), ["0000000000000001.seg", "0000000000000002.seg"]);
+}
+
+#[test]
+fn the_lane_reads_back_what_it_evicted() {
+    let disk = MemDisk::new(1);
+    let (mut log, _) = open(&disk);
+    let mut lane = ShardLog::new(ShardId(1), 2000, Some(log.reader()));
+    let all: Vec<Entry> = (1..=30).map(|i| entry(i, 1 + i / 10, &[i as u8; 300])).collect();
+    for some in all.chunks(3) {
+        lane.append(some);
+        let records = some.iter().map(|e| put(1, e.index.0, e.term.0, &e.payload));
+        let written = log.write(&[LogBatch { records: records.collect() }]).unwrap();
+        for w in written.entries {
+            lane.located(w.index, w.term, w.location);
+        }
+        lane.validate();
+        assert!(lane.memory_bytes() < 2000 + 100 * all.len(), "{}", lane.memory_bytes());
+    }
+    assert_eq!(entries(&lane), all);
+    let mut some = Vec::new();
+    lane.entries(LogIndex(5), LogIndex(31), 700, &mut some).unwrap();
+    assert_eq!(some, all[4..7], "332 a piece: the third brings it to 700");
+    assert!(matches!(
+        lane.entries(LogIndex(31), LogIndex(32), 1, &mut some),
+        Err(LogError::OutOfRange { .. })
+    ));
+    lane.compact(LogIndex(12));
+    assert_eq!((lane.term(LogIndex(11)), lane.term(LogIndex(10))), (Some(Term(2)), None));
+    lane.append(&[entry(20, 9, b"new")]);
+    let stale = Location { segment: 1, offset: 64, len: 48 };
+    lane.located(LogIndex(20), Term(3), stale);
+    assert_eq!((lane.last_index(), lane.last_term()), (LogIndex(20), Term(9)));
+    assert_eq!(entries(&lane)[8], entry(20, 9, b"new"));
+    lane.reset(LogIndex(50), Term(10));
+    assert_eq!((lane.first_index(), lane.last_index()), (LogIndex(51), LogIndex(50)));
+    assert_eq!(lane.last_term(), Term(10));
+}
