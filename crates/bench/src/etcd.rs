@@ -1,0 +1,206 @@
+//! etcd: three processes with its defaults, and a client of its gRPC surface.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::process::{self, Server};
+use crate::target::{self, Route, Target};
+use proto::kv_client::KvClient;
+use proto::maintenance_client::MaintenanceClient;
+
+/// etcd's wire, as far as it is called here.
+mod proto {
+    #![allow(clippy::all, missing_docs, unreachable_pub, reason = "generated")]
+    tonic::include_proto!("etcdserverpb");
+}
+mod mvccpb {
+    #![allow(clippy::all, missing_docs, unreachable_pub, reason = "generated")]
+    tonic::include_proto!("mvccpb");
+}
+
+const MEMBERS: usize = 3;
+/// How long the members may take until they have a leader and answer.
+const START_MAX: Duration = Duration::from_secs(60);
+/// How often a starting member is asked.
+const START_POLL: Duration = Duration::from_millis(50);
+/// How long one operation may take.
+const REQUEST_MAX: Duration = Duration::from_secs(10);
+
+/// A cluster of three etcd processes.
+pub(crate) struct Etcd {
+    binary: PathBuf,
+    version: String,
+    client_ports: Vec<u16>,
+    peer_ports: Vec<u16>,
+    servers: Vec<Server>,
+}
+
+impl Etcd {
+    /// A cluster of this program, not started yet.
+    pub(crate) fn new(binary: &Path) -> Result<Self> {
+        let output = Command::new(binary).arg("--version").output();
+        let output = output.with_context(|| {
+            format!("cannot start {}: name an etcd by ETCD_BIN or --binary", binary.display())
+        })?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let version = text.lines().next().and_then(|line| line.split(": ").nth(1));
+        let mut ports = process::free_ports(2 * MEMBERS)?;
+        let peer_ports = ports.split_off(MEMBERS);
+        Ok(Self {
+            binary: binary.to_owned(),
+            version: version.unwrap_or("of unknown version").to_owned(),
+            client_ports: ports,
+            peer_ports,
+            servers: Vec::new(),
+        })
+    }
+
+    fn command(&self, member: usize, folder: &Path) -> Command {
+        let client = url(self.client_ports[member]);
+        let peer = url(self.peer_ports[member]);
+        let all: Vec<_> =
+            self.peer_ports.iter().enumerate().map(|(m, p)| format!("m{m}={}", url(*p))).collect();
+        let mut command = Command::new(&self.binary);
+        command
+            .arg(format!("--name=m{member}"))
+            .arg(format!("--data-dir={}", folder.join(format!("m{member}")).display()))
+            .arg(format!("--listen-client-urls={client}"))
+            .arg(format!("--advertise-client-urls={client}"))
+            .arg(format!("--listen-peer-urls={peer}"))
+            .arg(format!("--initial-advertise-peer-urls={peer}"))
+            .arg(format!("--initial-cluster={}", all.join(",")))
+            .args(["--initial-cluster-state=new", "--logger=zap", "--log-level=error"]);
+        command
+    }
+
+    /// The member that leads, once every member knows one.
+    async fn leader(&self) -> Result<usize> {
+        let mut leader = None;
+        for (member, port) in self.client_ports.iter().enumerate() {
+            let channel = endpoint(*port)?.connect().await?;
+            let status = MaintenanceClient::new(channel).status(proto::StatusRequest {}).await?;
+            let status = status.into_inner();
+            ensure!(status.leader != 0, "member {member} knows no leader");
+            if status.header.is_some_and(|header| header.member_id == status.leader) {
+                leader = Some(member);
+            }
+        }
+        leader.context("no member leads")
+    }
+
+    /// Waits until every member knows the leader and a linearizable read is answered.
+    async fn ready(&mut self) -> Result<()> {
+        let deadline = Instant::now() + START_MAX;
+        loop {
+            for server in &mut self.servers {
+                server.check()?;
+            }
+            let error = match self.probe().await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            if Instant::now() > deadline {
+                bail!("etcd did not answer within {} s: {error:#}", START_MAX.as_secs());
+            }
+            tokio::time::sleep(START_POLL).await;
+        }
+    }
+
+    async fn probe(&self) -> Result<()> {
+        self.leader().await?;
+        for port in &self.client_ports {
+            let mut client = Client { kv: KvClient::new(endpoint(*port)?.connect().await?) };
+            target::Client::get(&mut client, Bytes::from_static(b"probe")).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Target for Etcd {
+    type Client = Client;
+
+    fn name(&self) -> String {
+        format!("etcd {}", self.version)
+    }
+
+    async fn start(&mut self, folder: &Path) -> Result<()> {
+        for member in 0..MEMBERS {
+            let log = folder.join(format!("m{member}.log"));
+            let server = Server::start(&mut self.command(member, folder), &log)?;
+            self.servers.push(server);
+        }
+        self.ready().await
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        self.servers.drain(..).try_for_each(Server::stop)
+    }
+
+    fn servers(&self) -> &[Server] {
+        &self.servers
+    }
+
+    async fn connect(&self, count: usize, route: Route) -> Result<Vec<Client>> {
+        let ports = match route {
+            Route::All => self.client_ports.clone(),
+            Route::Leader => vec![self.client_ports[self.leader().await?]],
+        };
+        let mut clients = Vec::with_capacity(count);
+        for port in ports.iter().cycle().take(count) {
+            clients.push(Client { kv: KvClient::new(endpoint(*port)?.connect().await?) });
+        }
+        Ok(clients)
+    }
+}
+
+/// One connection to a member.
+#[derive(Clone)]
+pub(crate) struct Client {
+    kv: KvClient<Channel>,
+}
+
+impl target::Client for Client {
+    async fn put(&mut self, key: Bytes, value: Bytes) -> Result<()> {
+        self.kv.put(put_request((key, value))).await?;
+        Ok(())
+    }
+
+    async fn put_all(&mut self, pairs: Vec<(Bytes, Bytes)>) -> Result<()> {
+        let op = |pair| proto::RequestOp {
+            request: Some(proto::request_op::Request::RequestPut(put_request(pair))),
+        };
+        let request = proto::TxnRequest { success: pairs.into_iter().map(op).collect() };
+        let done = self.kv.txn(request).await?.into_inner();
+        ensure!(done.succeeded, "a transaction without conditions did not succeed");
+        Ok(())
+    }
+
+    async fn get(&mut self, key: Bytes) -> Result<bool> {
+        let request = proto::RangeRequest { key, ..Default::default() };
+        Ok(!self.kv.range(request).await?.into_inner().kvs.is_empty())
+    }
+
+    async fn range(&mut self, keys: Range<Bytes>) -> Result<usize> {
+        let request =
+            proto::RangeRequest { key: keys.start, range_end: keys.end, ..Default::default() };
+        Ok(self.kv.range(request).await?.into_inner().kvs.len())
+    }
+}
+
+fn put_request((key, value): (Bytes, Bytes)) -> proto::PutRequest {
+    proto::PutRequest { key, value, lease: 0 }
+}
+
+fn endpoint(port: u16) -> Result<Endpoint> {
+    Ok(Endpoint::from_shared(url(port))?.connect_timeout(REQUEST_MAX).timeout(REQUEST_MAX))
+}
+
+fn url(port: u16) -> String {
+    format!("http://127.0.0.1:{port}")
+}

@@ -1,0 +1,61 @@
+//! What a system offers to be measured: three servers that can be started and stopped, and clients.
+
+use std::future::Future;
+use std::ops::Range;
+use std::path::Path;
+
+use anyhow::Result;
+use bytes::Bytes;
+
+use crate::process::Server;
+
+/// Which servers the connections lead to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Route {
+    /// All of them in turn, as clients that know nothing do.
+    All,
+    /// The leader only.
+    Leader,
+}
+
+/// A cluster of three servers on this machine.
+pub(crate) trait Target {
+    /// How its clients speak to it.
+    type Client: Client;
+
+    /// Name and version, for the report.
+    fn name(&self) -> String;
+
+    /// Starts the servers on data below `folder` and waits until they answer; also after a
+    /// [`stop`](Self::stop), on the same data.
+    fn start(&mut self, folder: &Path) -> impl Future<Output = Result<()>>;
+
+    /// Stops the servers in good order.
+    fn stop(&mut self) -> Result<()>;
+
+    /// The running servers, for what they cost.
+    fn servers(&self) -> &[Server];
+
+    /// Opens connections: one client for each, to be cloned as often as is wanted.
+    fn connect(
+        &self,
+        count: usize,
+        route: Route,
+    ) -> impl Future<Output = Result<Vec<Self::Client>>>;
+}
+
+/// One connection. Clones share it.
+pub(crate) trait Client: Clone + 'static {
+    /// Writes a key; returns when that is durable on a majority.
+    fn put(&mut self, key: Bytes, value: Bytes) -> impl Future<Output = Result<()>>;
+
+    /// Writes several keys at once, for filling.
+    fn put_all(&mut self, pairs: Vec<(Bytes, Bytes)>) -> impl Future<Output = Result<()>>;
+
+    /// Reads a key, linearizable; whether it was there.
+    fn get(&mut self, key: Bytes) -> impl Future<Output = Result<bool>>;
+
+    /// Reads a range of keys, linearizable; how many it held.
+    fn range(&mut self, keys: Range<Bytes>) -> impl Future<Output = Result<usize>>;
+}
