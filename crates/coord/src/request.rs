@@ -1,0 +1,187 @@
+//! What can be asked of a shard, and its answers: the one surface that every client path uses, remote
+//! streams, in-process gateways and the simulator alike.
+
+use std::time::Duration;
+
+use atoll_base::{Epoch, Failure, LogIndex, NodeId, Revision, ShardId, Term, Time};
+use atoll_machine::{
+    Command, KeyEnd, KeyValue, RangePage, RangeQuery, Reply, WatchBatch, WatchOptions,
+};
+use atoll_raft::Member;
+use bytes::Bytes;
+
+/// Who asks: a connection or an in-process caller of one node. Answers go back to it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Origin(pub u64);
+
+/// One call to one shard.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Who asks.
+    pub origin: Origin,
+    /// The asker's number for this call, unique among its calls in flight.
+    pub id: u64,
+    /// The shard asked.
+    pub shard: ShardId,
+    /// The epoch at which the asker knows the shard; zero for any.
+    pub epoch: Epoch,
+    /// When the asker stops waiting, on this node's clock.
+    pub deadline: Time,
+    /// What is asked.
+    pub body: RequestBody,
+}
+
+/// The kinds of calls.
+#[derive(Clone, Debug)]
+pub enum RequestBody {
+    /// A mutating command (also transactions, compaction).
+    Command(Command),
+    /// One key.
+    Get {
+        /// The key.
+        key: Bytes,
+        /// At which revision; `None` for the newest.
+        at: Option<Revision>,
+        /// How fresh.
+        consistency: Consistency,
+    },
+    /// One page of a range.
+    Range {
+        /// Which page.
+        query: RangeQuery,
+        /// How fresh.
+        consistency: Consistency,
+    },
+    /// Starts a watch; answers with this call's id keep coming.
+    Watch(WatchSpec),
+    /// Ends the watch that this origin started with this call id.
+    CancelWatch {
+        /// The watch call's id.
+        watch: u64,
+    },
+    /// Hands leadership to a member.
+    Transfer(NodeId),
+    /// Makes these the members of the group, through a joint configuration where needed.
+    Members(Vec<Member>),
+    /// Describes this node's replica.
+    Status,
+}
+
+/// How fresh a read must be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Consistency {
+    /// Sees every write acknowledged before the read began.
+    Linearizable,
+    /// Any replica's state, refused when it may be older than `max` (`None`: any age).
+    Stale {
+        /// The oldest state accepted.
+        max: Option<Duration>,
+    },
+}
+
+/// What a watch wants to see.
+#[derive(Clone, Debug)]
+pub struct WatchSpec {
+    /// First key.
+    pub start: Bytes,
+    /// Where the range ends.
+    pub end: KeyEnd,
+    /// The first revision to deliver; `None`: from now.
+    pub from: Option<Revision>,
+    /// Which events, and what they carry.
+    pub options: WatchOptions,
+}
+
+/// One answer to one call.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Who asked.
+    pub origin: Origin,
+    /// The asker's number of the call.
+    pub id: u64,
+    /// What came of it.
+    pub body: Result<AnswerBody, Failure>,
+}
+
+/// The kinds of answers; each belongs to the request of the same name.
+#[derive(Clone, Debug)]
+pub enum AnswerBody {
+    /// A command was applied (a `Reply::Failed` becomes a failure before it gets here).
+    Command(Reply),
+    /// One key, as of `revision`.
+    Get {
+        /// The key's version, if it exists.
+        kv: Option<KeyValue>,
+        /// The shard's revision that was read.
+        revision: Revision,
+        /// An upper bound of the answer's age; zero for linearizable reads.
+        staleness: Duration,
+    },
+    /// One page.
+    Range {
+        /// The page.
+        page: RangePage,
+        /// An upper bound of the answer's age; zero for linearizable reads.
+        staleness: Duration,
+    },
+    /// The watch stands; events follow from this revision on.
+    WatchStarted {
+        /// The first revision that it will deliver.
+        from: Revision,
+    },
+    /// Events of a watch.
+    Watch(WatchBatch),
+    /// The watch was cancelled as asked.
+    WatchCancelled,
+    /// Leadership was handed over (or is on its way: look at the status).
+    Transferred,
+    /// The group's new configuration is committed.
+    Members {
+        /// The epoch at which it stands.
+        epoch: Epoch,
+    },
+    /// The replica's state.
+    Status(ReplicaStatus),
+}
+
+/// One replica as its node sees it.
+#[derive(Clone, Debug, Default)]
+pub struct ReplicaStatus {
+    /// The node.
+    pub node: NodeId,
+    /// The shard.
+    pub shard: ShardId,
+    /// The shard's epoch there.
+    pub epoch: Epoch,
+    /// The current term.
+    pub term: Term,
+    /// The leader, if known.
+    pub leader: Option<NodeId>,
+    /// `leader`, `follower`, `candidate`, `learner`, `installing`, `quarantined`.
+    pub state: &'static str,
+    /// First entry kept in the log.
+    pub first_index: LogIndex,
+    /// Last entry in the log.
+    pub last_index: LogIndex,
+    /// Last entry known to be committed.
+    pub commit_index: LogIndex,
+    /// Last entry applied.
+    pub applied_index: LogIndex,
+    /// The shard's revision.
+    pub revision: Revision,
+    /// The members in force.
+    pub members: Vec<Member>,
+    /// On the leader: how far each follower is.
+    pub progress: Vec<FollowerStatus>,
+}
+
+/// A follower as its leader sees it.
+#[derive(Clone, Debug)]
+pub struct FollowerStatus {
+    /// The follower.
+    pub node: NodeId,
+    /// Its log equals the leader's up to here, durably.
+    pub matched: LogIndex,
+    /// `probe`, `replicate` or `snapshot`.
+    pub state: &'static str,
+}
