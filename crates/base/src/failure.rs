@@ -99,6 +99,8 @@ codes! {
     Damaged = 25, "damaged", No, LATER;
     /// The node is starting or stopping.
     ShuttingDown = 26, "shutting_down", No, SOON;
+    /// There is no connection to the node; the request was not sent.
+    Unreachable = 27, "unreachable", No, SOON;
     /// Accepted, but leadership or the connection was lost before the outcome was known.
     Indeterminate = 40, "indeterminate", Maybe, Retry::Now;
     /// The deadline passed before the outcome was known.

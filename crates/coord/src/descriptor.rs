@@ -54,3 +54,11 @@ pub struct Descriptor {
     /// Set when the keyspace was dropped: the one order that lets a node delete the data.
     pub dropped: bool,
 }
+
+impl Descriptor {
+    /// Whether `key` lies in the shard's range.
+    #[must_use]
+    pub fn contains(&self, key: &[u8]) -> bool {
+        self.start[..] <= *key && self.end.as_ref().is_none_or(|end| *key < end[..])
+    }
+}

@@ -4,9 +4,7 @@
 use std::time::Duration;
 
 use atoll_base::{Epoch, Failure, LogIndex, NodeId, Revision, ShardId, Term, Time};
-use atoll_machine::{
-    Command, KeyEnd, KeyValue, RangePage, RangeQuery, Reply, WatchBatch, WatchOptions,
-};
+use atoll_machine::{Command, Event, KeyEnd, KeyValue, RangePage, RangeQuery, Reply};
 use atoll_raft::Member;
 use bytes::Bytes;
 
@@ -88,8 +86,32 @@ pub struct WatchSpec {
     pub end: KeyEnd,
     /// The first revision to deliver; `None`: from now.
     pub from: Option<Revision>,
-    /// Which events, and what they carry.
-    pub options: WatchOptions,
+    /// Whether puts are told.
+    pub puts: Told,
+    /// Whether deletes are told.
+    pub deletes: Told,
+    /// Whether events carry what was there before.
+    pub previous: Told,
+    /// Whether an idle watch is told how far it got.
+    pub progress: Told,
+}
+
+/// Whether a watch is told of something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Told {
+    /// It is.
+    Yes,
+    /// It is not.
+    No,
+}
+
+/// What a watch is told at once: whole revisions, in order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WatchEvents {
+    /// The changes.
+    pub events: Vec<Event>,
+    /// Everything up to this revision was told with it.
+    pub through: Revision,
 }
 
 /// One answer to one call.
@@ -130,7 +152,12 @@ pub enum AnswerBody {
         from: Revision,
     },
     /// Events of a watch.
-    Watch(WatchBatch),
+    Watch(WatchEvents),
+    /// The watch ended: it wanted revisions at or below this one, which are no longer kept.
+    WatchCompacted {
+        /// The oldest revision still readable.
+        compacted: Revision,
+    },
     /// The watch was cancelled as asked.
     WatchCancelled,
     /// Leadership was handed over (or is on its way: look at the status).

@@ -1,0 +1,206 @@
+use std::collections::BTreeMap;
+
+use atoll_base::{Code, KeyspaceId, NodeId, Rng, ShardId};
+use atoll_machine::{CompareTarget, TxnOp};
+use bytes::Bytes;
+
+use super::*;
+use crate::catalog::Catalog;
+use crate::placement;
+
+/// Carries a plan out as shard 1 would: compares against mod revisions, then applies in one revision.
+fn carry_out(catalog: &mut Catalog, txn: &TxnOp, present: &mut BTreeMap<Bytes, Revision>) -> bool {
+    let holds = |c: &Compare| {
+        let at = present.get(&c.key).copied();
+        match c.target {
+            CompareTarget::Version(0) => at.is_none(),
+            CompareTarget::Mod(revision) => at == Some(revision),
+            _ => panic!("plans use no other compare: {c:?}"),
+        }
+    };
+    if !txn.compares.iter().all(holds) {
+        return false;
+    }
+    let revision = catalog.revision().next();
+    for step in &txn.then {
+        match step {
+            TxnStep::Put(op) => {
+                catalog.put(&op.key, &op.value, revision).unwrap();
+                present.insert(op.key.clone(), revision);
+            }
+            TxnStep::Delete(op) => {
+                catalog.delete(&op.key, revision).unwrap();
+                present.remove(&op.key);
+            }
+            other => panic!("plans use no other step: {other:?}"),
+        }
+    }
+    true
+}
+
+fn nodes(n: u64) -> Vec<BootstrapNode> {
+    let node = |i| BootstrapNode {
+        id: NodeId(i),
+        client_address: format!("h{i}:1"),
+        peer_address: format!("h{i}:2"),
+        http_address: String::new(),
+    };
+    (1..=n).map(node).collect()
+}
+
+fn cluster(n: u64) -> (Catalog, BTreeMap<Bytes, Revision>) {
+    let (mut catalog, mut present) = (Catalog::new(), BTreeMap::new());
+    assert!(carry_out(&mut catalog, &bootstrap(77, &nodes(n)).unwrap(), &mut present));
+    (catalog, present)
+}
+
+#[test]
+fn a_cluster_begins_with_two_keyspaces() {
+    let (mut catalog, mut present) = cluster(3);
+    assert_eq!(catalog.cluster().unwrap().cluster_id, 77);
+    assert_eq!(catalog.keyspace("system").unwrap().record.id, KeyspaceId::SYSTEM);
+    assert_eq!(catalog.keyspace("default").unwrap().record.id, KeyspaceId::DEFAULT);
+    assert_eq!(catalog.keyspace_name(KeyspaceId(2)), Some("default"));
+    let system = catalog.shard_of(KeyspaceId::SYSTEM, b"x").unwrap();
+    let ids: Vec<NodeId> = nodes(3).iter().map(|n| n.id).collect();
+    assert_eq!(*system, Catalog::system_descriptor(&ids));
+    let default = catalog.shard_of(KeyspaceId::DEFAULT, b"x").unwrap();
+    assert_eq!((default.shard, default.members.len()), (ShardId(2), 3));
+    assert_ne!(default.members[0].node, system.members[0].node);
+    let again = bootstrap(78, &nodes(3)).unwrap();
+    assert!(!carry_out(&mut catalog, &again, &mut present), "only once");
+    assert_eq!(cluster(2).0.shard_of(KeyspaceId::DEFAULT, b"").unwrap().members.len(), 1);
+}
+
+#[test]
+fn a_bad_bootstrap_list_is_refused_by_name() {
+    let refused = |nodes: &[BootstrapNode]| bootstrap(1, nodes).unwrap_err().message;
+    assert!(refused(&[]).contains("no node"));
+    let mut twice = nodes(2);
+    twice[1].id = NodeId(1);
+    assert!(refused(&twice).contains("node 1 twice"));
+    let mut shared = nodes(2);
+    shared[1].peer_address = "h1:1".to_owned();
+    assert!(refused(&shared).contains("nodes 1 and 2 both have h1:1"));
+    let mut zero = nodes(1);
+    zero[0].id = NodeId(0);
+    assert!(refused(&zero).contains("node 0"));
+}
+
+#[test]
+fn keyspaces_are_created_whole_and_dropped_whole() {
+    let (mut catalog, mut present) = cluster(3);
+    let mut spec = KeyspaceSpec::new("orders");
+    spec.split_keys = ["g", "p"].map(Bytes::from).to_vec();
+    let plan = create_keyspace(&catalog, &spec).unwrap();
+    let stale = create_keyspace(&catalog, &KeyspaceSpec::new("other")).unwrap();
+    assert!(carry_out(&mut catalog, &plan.txn, &mut present));
+    assert!(!carry_out(&mut catalog, &stale.txn, &mut present), "the ids were taken meanwhile");
+    let id = catalog.keyspace("orders").unwrap().record.id;
+    let shards: Vec<_> = catalog.shards_in(id, b"", None).cloned().collect();
+    assert_eq!(shards, plan.shards);
+    assert_eq!(shards[1].start, "g");
+    assert_eq!(create_keyspace(&catalog, &spec).unwrap_err().code, Code::AlreadyExists);
+
+    let drop = drop_keyspace(&catalog, "orders").unwrap();
+    assert!(carry_out(&mut catalog, &drop, &mut present));
+    assert!(catalog.keyspace("orders").is_none());
+    let dropped: Vec<_> = catalog.descriptors().filter(|d| d.dropped).collect();
+    assert!(dropped.len() == 3 && dropped.iter().all(|d| d.epoch.0 == 2));
+    assert!(!carry_out(&mut catalog, &drop, &mut present), "only once");
+    let again = create_keyspace(&catalog, &spec).unwrap();
+    assert!(again.keyspace.id > id && again.shards[0].shard.0 > shards[2].shard.0, "new ids");
+}
+
+#[test]
+fn what_cannot_be_met_is_refused_by_name() {
+    let (catalog, _) = cluster(3);
+    let refused = |change: &dyn Fn(&mut KeyspaceSpec)| {
+        let mut spec = KeyspaceSpec::new("k");
+        change(&mut spec);
+        let failure = create_keyspace(&catalog, &spec).unwrap_err();
+        assert_eq!(failure.code, Code::InvalidArgument);
+        failure.message
+    };
+    assert!(refused(&|s| s.name = "Orders".to_owned()).contains("'O'"));
+    assert!(refused(&|s| s.name = String::new()).contains("has 0"));
+    assert!(refused(&|s| s.name = "a".repeat(65)).contains("has 65"));
+    assert!(refused(&|s| s.replicas = Some(2)).contains("odd"));
+    assert!(refused(&|s| s.replicas = Some(5)).contains("has 3 nodes"));
+    assert!(refused(&|s| s.shards = Some(0)).contains("1 to 256"));
+    assert!(refused(&|s| s.shards = Some(257)).contains("1 to 256"));
+    let keys = |keys: &[&str]| keys.iter().map(|k| Bytes::from((*k).to_owned())).collect();
+    assert!(refused(&|s| s.split_keys = keys(&["b", "a"])).contains("\"a\" follows \"b\""));
+    assert!(refused(&|s| s.split_keys = keys(&[""])).contains("ascend"));
+    let two = |s: &mut KeyspaceSpec| {
+        s.split_keys = keys(&["a"]);
+        s.shards = Some(5);
+    };
+    assert!(refused(&two).contains("1 split keys make 2"));
+    let drop = |name| drop_keyspace(&catalog, name).unwrap_err().code;
+    assert_eq!(drop("system"), Code::PreconditionFailed);
+    assert_eq!(drop("nothing"), Code::NotFound);
+    let empty = create_keyspace(&Catalog::new(), &KeyspaceSpec::new("k")).unwrap_err();
+    assert_eq!(empty.code, Code::NoLeader);
+}
+
+/// Whatever is created and dropped: shards of a keyspace cover all keys once, ids are never used
+/// twice, replicas lie on different nodes, and loads stay level while nothing is dropped.
+#[test]
+fn any_history_of_plans_keeps_the_catalog_sound() {
+    for seed in 0..60 {
+        let mut rng = Rng::new(seed);
+        let count = rng.range(1, 8);
+        let (mut catalog, mut present) = cluster(count);
+        let mut used = std::collections::BTreeSet::new();
+        let mut level = true;
+        for i in 0..12 {
+            if rng.chance(1, 4) {
+                let names: Vec<String> =
+                    catalog.keyspaces().filter(|k| k.id.0 > 2).map(|k| k.name.clone()).collect();
+                let Some(name) = rng.pick(&names) else { continue };
+                let plan = drop_keyspace(&catalog, name).unwrap();
+                assert!(carry_out(&mut catalog, &plan, &mut present));
+                level = false;
+                continue;
+            }
+            let mut spec = KeyspaceSpec::new(format!("k{i}"));
+            spec.shards = Some(rng.range(1, 40) as u32);
+            let odd: Vec<u32> = (1..=count as u32).step_by(2).collect();
+            spec.replicas = rng.pick(&odd).copied();
+            let plan = create_keyspace(&catalog, &spec).unwrap();
+            assert!(plan.shards.iter().all(|d| used.insert(d.shard)), "seed {seed}");
+            assert!(carry_out(&mut catalog, &plan.txn, &mut present));
+            if level {
+                assert_level(&catalog, seed);
+            }
+        }
+        assert_sound(&catalog, seed);
+    }
+}
+
+fn assert_level(catalog: &Catalog, seed: u64) {
+    let loads = placement::loads(catalog);
+    let spread = |of: fn(&placement::Load) -> u64| {
+        loads.values().map(of).max().unwrap() - loads.values().map(of).min().unwrap()
+    };
+    let replicas = spread(|l| l.replicas);
+    assert!(replicas <= 1, "seed {seed}: {loads:?}");
+    let leaders = spread(|l| l.leaders);
+    assert!(leaders <= 2, "seed {seed}: {loads:?}");
+}
+
+fn assert_sound(catalog: &Catalog, seed: u64) {
+    for keyspace in catalog.keyspaces() {
+        let mut at = Some(Bytes::new());
+        for d in catalog.shards_in(keyspace.id, b"", None) {
+            assert_eq!(Some(&d.start), at.as_ref(), "seed {seed}: gap or overlap before {d:?}");
+            at.clone_from(&d.end);
+            let mut nodes: Vec<NodeId> = d.members.iter().map(|m| m.node).collect();
+            nodes.sort_unstable();
+            nodes.dedup();
+            assert_eq!(nodes.len(), keyspace.replicas as usize, "seed {seed}: {d:?}");
+        }
+        assert_eq!(at, None, "seed {seed}: {} does not reach the end", keyspace.name);
+    }
+}
