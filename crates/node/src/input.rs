@@ -3,7 +3,7 @@
 use atoll_base::{Failure, NodeId, ShardId, Ticket};
 use atoll_coord::{Descriptor, Origin, Request};
 use atoll_replica::PeerMessage;
-use atoll_storage::Location;
+use atoll_storage::WrittenEntry;
 
 /// One input of a lane's turn.
 #[derive(Debug)]
@@ -19,20 +19,16 @@ pub enum Input {
     Requests(Vec<Request>),
     /// An origin went away: forget its watches, answer it no more.
     OriginGone(Origin),
-    /// The log write with this ticket is durable; its entries stand there, in the order of the write.
+    /// The log write with this ticket is durable. Tickets complete in order.
     Written {
         /// The write.
         ticket: Ticket,
-        /// A place for each `LogRecord::Entry` of the write.
-        locations: Vec<Location>,
+        /// Where its entries stand.
+        entries: Vec<WrittenEntry>,
     },
-    /// The log write with this ticket failed without effect (the disk is full).
-    WriteRefused {
-        /// The write.
-        ticket: Ticket,
-        /// Why.
-        failure: Failure,
-    },
+    /// New data is refused with this failure while the disk is (nearly) full; `None`: there is room
+    /// again. A log write that finds no room is tried again by the log thread until it succeeds.
+    DiskFull(Option<Failure>),
     /// The catalog says that this shard is as described; create, change or (when dropped) delete it.
     Catalog(Vec<Descriptor>),
     /// Everything that this lane had given to the engine when it asked (see `Output::persist`) now

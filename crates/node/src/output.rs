@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use atoll_base::{LogIndex, NodeId, ShardId, Ticket};
+use atoll_base::{KeyspaceId, LogIndex, NodeId, ShardId, Ticket};
 use atoll_coord::Answer;
 use atoll_machine::Event;
 use atoll_replica::PeerMessage;
@@ -21,6 +21,9 @@ pub struct Output {
     pub answers: Vec<Answer>,
     /// Changes of the catalog's keyspace applied on this node, in order (only from shard 1's lane).
     pub catalog: Vec<Event>,
+    /// Keyspaces of which this lane holds no replica any more. When every lane of the node has said so,
+    /// `Engine::drop_keyspace` may delete their data.
+    pub dropped: Vec<KeyspaceId>,
     /// Replicas that began or ceased to lead, or learned of another leader (a routing hint).
     pub leaders: Vec<(ShardId, Option<NodeId>)>,
     /// The engine should be persisted; answer with `Persisted` and this number.
