@@ -1,0 +1,114 @@
+//! Random operations over few keys, so that they meet.
+
+use atoll_base::{LeaseId, Revision, Rng};
+use atoll_machine::{
+    Compare, CompareTarget, DeleteOp, KeyEnd, Op, PutOp, RangeQuery, Relation, TxnOp, TxnStep,
+};
+use atoll_storage::Direction;
+use bytes::Bytes;
+
+const KEYS: &[&[u8]] =
+    &[b"a", b"a\0", b"a\0\x01", b"ab", b"b", b"b\xff", b"b\xff\xff", b"c", b"ca", b"d"];
+
+pub(crate) fn key(rng: &mut Rng) -> Bytes {
+    Bytes::from_static(rng.pick(KEYS).unwrap())
+}
+
+pub(crate) fn end(rng: &mut Rng, start: &Bytes) -> KeyEnd {
+    match rng.below(5) {
+        0 | 1 => KeyEnd::Single,
+        2 => KeyEnd::of_prefix(start),
+        3 => KeyEnd::Until(key(rng)),
+        _ => KeyEnd::ToEnd,
+    }
+}
+
+fn chance(rng: &mut Rng) -> bool {
+    rng.chance(1, 2)
+}
+
+pub(crate) fn put(rng: &mut Rng) -> PutOp {
+    let lease = rng.chance(1, 4).then(|| LeaseId(rng.range(1, 4)));
+    let ignore_value = rng.chance(1, 12);
+    PutOp {
+        key: if rng.chance(1, 60) { Bytes::new() } else { key(rng) },
+        value: match ignore_value && rng.chance(9, 10) {
+            true => Bytes::new(),
+            false => Bytes::from(format!("v{}", rng.below(6))),
+        },
+        lease,
+        prev_kv: chance(rng),
+        ignore_value,
+        ignore_lease: rng.chance(1, 12),
+    }
+}
+
+pub(crate) fn delete(rng: &mut Rng) -> DeleteOp {
+    let key = key(rng);
+    let end = if chance(rng) { KeyEnd::Single } else { end(rng, &key) };
+    DeleteOp { key, end, prev_kv: chance(rng) }
+}
+
+pub(crate) fn query(rng: &mut Rng, revision: Revision) -> RangeQuery {
+    let start = if rng.chance(1, 5) { Bytes::new() } else { key(rng) };
+    let end = end(rng, &start);
+    RangeQuery {
+        start,
+        end,
+        direction: if chance(rng) { Direction::Forward } else { Direction::Backward },
+        limit: chance(rng).then(|| rng.below(5)),
+        bytes_max: None,
+        at: chance(rng).then(|| Revision(rng.range(1, revision.0 + 2))),
+        keys_only: rng.chance(1, 4),
+        count_only: rng.chance(1, 4),
+        count_total: chance(rng),
+    }
+}
+
+fn compare(rng: &mut Rng, revision: Revision) -> Compare {
+    let key = key(rng);
+    let revisions = Revision(if chance(rng) { 0 } else { rng.below(revision.0 + 2) });
+    Compare {
+        end: if rng.chance(2, 3) { KeyEnd::Single } else { end(rng, &key) },
+        key,
+        target: match rng.below(5) {
+            0 => CompareTarget::Version(rng.below(4)),
+            1 => CompareTarget::Create(revisions),
+            2 => CompareTarget::Mod(revisions),
+            3 => CompareTarget::Value(Bytes::from(format!("v{}", rng.below(6)))),
+            _ => CompareTarget::Lease(rng.below(4)),
+        },
+        relation: *rng
+            .pick(&[Relation::Equal, Relation::NotEqual, Relation::Less, Relation::Greater])
+            .unwrap(),
+    }
+}
+
+fn steps(rng: &mut Rng, revision: Revision, depth: u32) -> Vec<TxnStep> {
+    let count = rng.below(4);
+    let step = |rng: &mut Rng| match rng.below(8) {
+        0..=2 => TxnStep::Put(put(rng)),
+        3 | 4 => TxnStep::Delete(delete(rng)),
+        5 if depth > 0 => TxnStep::Txn(txn(rng, revision, depth - 1)),
+        _ => TxnStep::Range(query(rng, revision)),
+    };
+    (0..count).map(|_| step(rng)).collect()
+}
+
+pub(crate) fn txn(rng: &mut Rng, revision: Revision, depth: u32) -> TxnOp {
+    let count = rng.below(3);
+    TxnOp {
+        compares: (0..count).map(|_| compare(rng, revision)).collect(),
+        then: steps(rng, revision, depth),
+        otherwise: steps(rng, revision, depth),
+    }
+}
+
+pub(crate) fn op(rng: &mut Rng, revision: Revision) -> Op {
+    match rng.below(20) {
+        0..=8 => Op::Put(put(rng)),
+        9..=12 => Op::Delete(delete(rng)),
+        13..=18 => Op::Txn(txn(rng, revision, 2)),
+        _ => Op::Compact { revision: Revision(rng.below(revision.0 + 2)) },
+    }
+}
