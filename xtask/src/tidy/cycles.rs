@@ -43,7 +43,12 @@ fn check_crate(modules: &[(ModulePath, &RustFile<'_>)], found: &mut Vec<Finding>
     let mut homes: BTreeMap<&[String], &str> = BTreeMap::new();
     for (from, file) in modules {
         homes.insert(from, file.path);
-        for target in references(from, file) {
+        let targets = references(from, file);
+        let continued = continued_modules(file, &targets);
+        for target in targets {
+            if continued.iter().any(|module| target.starts_with(module)) {
+                continue;
+            }
             let Some(to) = longest_known(&known, &target) else { continue };
             let shared = from.iter().zip(to).take_while(|(a, b)| a == b).count();
             if let (Some(user), Some(used)) = (from.get(shared), to.get(shared)) {
@@ -81,6 +86,31 @@ fn references(from: &[String], file: &RustFile<'_>) -> Vec<ModulePath> {
             collect(&file.source, at + word.len(), prefix, &mut found);
         }
     }
+    found
+}
+
+/// Modules whose types get inherent `impl` blocks in this file: of the type's path, all but its
+/// name.
+fn continued_modules(file: &RustFile<'_>, targets: &[ModulePath]) -> Vec<ModulePath> {
+    let mut types = BTreeSet::new();
+    for at in file.source.find_all("impl") {
+        let head: String = file.source.code[at..].iter().take_while(|c| **c != '{').collect();
+        let is_at_line_start = at == 0 || file.source.code[at - 1] == '\n';
+        if is_at_line_start && !head.contains(" for ") {
+            // `impl<'a> Name<'a>`: past the block's own parameters, up to the type's.
+            let rest = head.trim_start_matches("impl");
+            let rest =
+                rest.split_once("> ").filter(|_| rest.starts_with('<')).map_or(rest, |r| r.1);
+            let name: String = rest.trim_start().chars().take_while(|c| is_name(*c)).collect();
+            types.insert(name);
+        }
+    }
+    let is_continued = |target: &&ModulePath| target.last().is_some_and(|t| types.contains(t));
+    let mut found = Vec::new();
+    for target in targets.iter().filter(is_continued) {
+        found.push(target[..target.len() - 1].to_vec());
+    }
+    found.retain(|module| !module.is_empty());
     found
 }
 
@@ -180,6 +210,19 @@ mod tests {
             ("crates/x/src/c.rs", "mod inner;"),
         ]);
         assert_eq!(found, ["crates/x/src/a.rs: modules in a circle: a -> b -> c -> a"]);
+    }
+
+    #[test]
+    fn a_file_that_continues_a_type_belongs_to_its_module() {
+        let core = ("crates/x/src/core.rs", "use crate::reads::Reads;");
+        for (reads, count) in [
+            ("use crate::core::{Core, Turn};\nimpl Core {}\n", 0),
+            ("use crate::core::{Core, Turn};\nimpl<'a> Core<'a> {}\n", 0),
+            ("use crate::core::{Core, Turn};\nimpl Reads for Core {}\n", 1),
+            ("use crate::core::{Core, Turn};\nimpl Reads {}\n", 1),
+        ] {
+            assert_eq!(cycles(&[core, ("crates/x/src/reads.rs", reads)]).len(), count, "{reads}");
+        }
     }
 
     #[test]
