@@ -59,6 +59,7 @@ mod kind {
     pub(super) const SNAPSHOT: u32 = 13;
     pub(super) const SNAPSHOT_REPLY: u32 = 14;
     pub(super) const WAKE: u32 = 15;
+    pub(super) const QUIET: u32 = 16;
 }
 
 /// The wire form of a peer message.
@@ -178,6 +179,7 @@ fn encode_raft(message: Message) -> pb::RaftMessage {
             (wire.kind, wire.index, wire.flag) = (kind::SNAPSHOT_REPLY, index.0, installed);
         }
         Body::Wake => wire.kind = kind::WAKE,
+        Body::Quiet { commit } => (wire.kind, wire.commit) = (kind::QUIET, commit.0),
     }
     wire
 }
@@ -211,11 +213,12 @@ fn decode_raft(shard: ShardId, wire: pb::RaftMessage) -> Result<Message, WireErr
         kind::SNAPSHOT => Body::Snapshot {
             index,
             term: log_term,
-            membership: Membership::decode(wire.membership)
+            membership: Membership::decode(&wire.membership)
                 .map_err(|e| WireError::Membership { shard, reason: e.to_string() })?,
         },
         kind::SNAPSHOT_REPLY => Body::SnapshotReply { index, installed: wire.flag },
         kind::WAKE => Body::Wake,
+        kind::QUIET => Body::Quiet { commit: LogIndex(wire.commit) },
         number => return Err(WireError::UnknownKind { shard, what: "raft message kind", number }),
     };
     Ok(Message { from: NodeId(wire.from), to: NodeId(wire.to), term: Term(wire.term), body })

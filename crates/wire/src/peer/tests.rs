@@ -79,6 +79,7 @@ fn every_kind() -> Vec<(PeerMessage, &'static str)> {
             raft(Body::SnapshotReply { index, installed: true }),
             "080710041a0c080110021803200e28094801",
         ),
+        (raft(Body::Quiet { commit: LogIndex(8) }), "080710041a0a08011002180320103808"),
         (raft(Body::Wake), "080710041a08080110021803200f"),
         (
             PeerMessage {
