@@ -1,1 +1,39 @@
-//! atoll-transport
+//! Nodes and clients on the network: the gRPC stubs, the links between nodes, and the conversions
+//! between the wire's messages and what the cores speak.
+//!
+//! - [`stub`]: generated services and clients.
+//! - [`link`]: what one node sends to its peers and hears from them.
+//! - [`call`]: calls, answers and what is in them.
+//! - [`status`]: refusals as gRPC statuses and back.
+//! - [`limits`]: sizes and times that both ends hold to.
+
+pub mod call;
+pub mod limits;
+pub mod link;
+pub mod status;
+
+/// The generated services and clients; their messages are those of `atoll_wire`.
+pub mod stub {
+    /// Of package `atoll.v1`.
+    #[allow(
+        missing_docs,
+        unreachable_pub,
+        clippy::all,
+        clippy::pedantic,
+        reason = "generated; documented in the schema"
+    )]
+    pub mod v1 {
+        include!(concat!(env!("OUT_DIR"), "/atoll.v1.rs"));
+    }
+    /// Of package `atoll.peer.v1`.
+    #[allow(
+        missing_docs,
+        unreachable_pub,
+        clippy::all,
+        clippy::pedantic,
+        reason = "generated; documented in the schema"
+    )]
+    pub mod peer_v1 {
+        include!(concat!(env!("OUT_DIR"), "/atoll.peer.v1.rs"));
+    }
+}

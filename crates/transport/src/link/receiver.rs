@@ -1,0 +1,153 @@
+//! The hearing side: the service that peers call.
+
+use std::sync::Arc;
+
+use atoll_base::NodeId;
+use atoll_replica::{PeerBody, PeerMessage};
+use atoll_wire::peer::{FORMAT, decode};
+use atoll_wire::peer_v1::{Delivered, Hello, PeerFrame};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::outbound::{Links, Liveness};
+use super::stats::add;
+use crate::stub::peer_v1::peer_server;
+
+/// Hears what peers say and hands it to the node's [`PeerSink`](super::PeerSink).
+#[derive(Clone)]
+pub struct Receiver {
+    links: Arc<Links>,
+}
+
+impl Receiver {
+    /// Hears for the node of these links.
+    #[must_use]
+    pub fn new(links: Arc<Links>) -> Self {
+        Self { links }
+    }
+
+    /// The gRPC service, with the links' size limits.
+    #[must_use]
+    pub fn service(self) -> peer_server::PeerServer<Self> {
+        let bytes_max = self.links.settings().wire.message_bytes_max;
+        peer_server::PeerServer::new(self).max_decoding_message_size(bytes_max)
+    }
+
+    async fn hear(&self, mut frames: Streaming<PeerFrame>, from: NodeId) -> Result<(), Status> {
+        while let Some(frame) = frames.message().await? {
+            let stats = self.links.stats();
+            add(&stats.frames_received, 1);
+            add(&stats.messages_received, frame.messages.len());
+            let mut messages = Vec::with_capacity(frame.messages.len());
+            for message in frame.messages {
+                match decode(message) {
+                    Ok(message) => messages.push(checked(message, from)?),
+                    Err(error) => {
+                        // A newer peer's message: the rest of the frame is still good.
+                        add(&stats.unreadable, 1);
+                        tracing::debug!(peer = %from, %error, "a message from a peer was skipped");
+                    }
+                }
+            }
+            if !messages.is_empty() {
+                self.links.liveness().sink().deliver(from, messages);
+            }
+        }
+        Ok(())
+    }
+
+    async fn greet(&self, frames: &mut Streaming<PeerFrame>) -> Result<NodeId, Status> {
+        let first = frames.message().await?;
+        let hello = first
+            .and_then(|frame| frame.hello)
+            .ok_or_else(|| Status::invalid_argument("the first frame of a peer has no hello"))?;
+        self.check(hello)
+    }
+
+    /// L3: who may speak.
+    fn check(&self, hello: Hello) -> Result<NodeId, Status> {
+        let us = self.links.identity();
+        if hello.format != FORMAT {
+            return Err(Status::failed_precondition(format!(
+                "peer link refused: node {} speaks format {}, node {} speaks format {FORMAT}",
+                hello.from, hello.format, us.node
+            )));
+        }
+        if hello.cluster != us.cluster {
+            return Err(Status::failed_precondition(format!(
+                "peer link refused: node {} belongs to cluster {:016x}, node {} to cluster {:016x} \
+                 (the bootstrap lists differ, or a data folder of another cluster is in use)",
+                hello.from, hello.cluster, us.node, us.cluster
+            )));
+        }
+        if hello.to != us.node.0 {
+            return Err(Status::failed_precondition(format!(
+                "peer link refused: node {} looked for node {} at the address of node {}",
+                hello.from, hello.to, us.node
+            )));
+        }
+        let from = NodeId(hello.from);
+        if !self.links.knows(from) {
+            return Err(Status::failed_precondition(format!(
+                "peer link refused: node {from} is not a member that node {} knows",
+                us.node
+            )));
+        }
+        Ok(from)
+    }
+}
+
+/// A consensus message names its sender itself; it must be the node that said hello.
+fn checked(message: PeerMessage, from: NodeId) -> Result<PeerMessage, Status> {
+    if let PeerBody::Raft(raft) = &message.body
+        && raft.from != from
+    {
+        return Err(Status::invalid_argument(format!(
+            "message for shard {} came from node {from} but names node {} as its sender",
+            message.shard, raft.from
+        )));
+    }
+    Ok(message)
+}
+
+/// Counts an open stream of a peer for as long as it exists.
+struct Opened {
+    alive: Arc<Liveness>,
+    node: NodeId,
+}
+
+impl Opened {
+    fn new(alive: Arc<Liveness>, node: NodeId) -> Self {
+        alive.inbound_opened(node);
+        Self { alive, node }
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.alive.inbound_closed(self.node);
+    }
+}
+
+#[tonic::async_trait]
+impl peer_server::Peer for Receiver {
+    async fn deliver(
+        &self,
+        request: Request<Streaming<PeerFrame>>,
+    ) -> Result<Response<Delivered>, Status> {
+        let mut frames = request.into_inner();
+        let from = self.greet(&mut frames).await?;
+        let _opened = Opened::new(self.links.liveness().clone(), from);
+        self.hear(frames, from).await?;
+        Ok(Response::new(Delivered {}))
+    }
+
+    async fn deliver_bulk(
+        &self,
+        request: Request<Streaming<PeerFrame>>,
+    ) -> Result<Response<Delivered>, Status> {
+        let mut frames = request.into_inner();
+        let from = self.greet(&mut frames).await?;
+        self.hear(frames, from).await?;
+        Ok(Response::new(Delivered {}))
+    }
+}
