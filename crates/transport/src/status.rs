@@ -76,8 +76,7 @@ pub fn to_status(failure: &Failure) -> Status {
     }
     detail.message.truncate(end);
     let mut metadata = MetadataMap::new();
-    metadata
-        .insert_bin(FAILURE_METADATA, MetadataValue::from_bytes(&detail.encode_to_vec()));
+    metadata.insert_bin(FAILURE_METADATA, MetadataValue::from_bytes(&detail.encode_to_vec()));
     Status::with_metadata(grpc_code(failure.code), detail.message, metadata)
 }
 
@@ -138,8 +137,7 @@ mod tests {
     #[test]
     fn every_failure_survives_the_way_through_a_status() {
         for code in Code::ALL {
-            let failure =
-                Failure::new(*code, "shard 7: ä, 5 of 4").with_leader(Some(NodeId(3)));
+            let failure = Failure::new(*code, "shard 7: ä, 5 of 4").with_leader(Some(NodeId(3)));
             let status = to_status(&failure);
             assert_eq!(from_status(&status), failure);
             if status.code() == Grpc::Unavailable {

@@ -123,14 +123,10 @@ impl Links {
             message_bytes_max: self.settings.wire.message_bytes_max,
         };
         let queue = || Arc::new(Queue::new(bounds, self.stats.clone()));
-        let link = Link {
-            address: watch::Sender::new(peer.address),
-            consensus: queue(),
-            bulk: queue(),
-        };
+        let link =
+            Link { address: watch::Sender::new(peer.address), consensus: queue(), bulk: queue() };
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        for (traffic, queue) in
-            [(Traffic::Consensus, &link.consensus), (Traffic::Bulk, &link.bulk)]
+        for (traffic, queue) in [(Traffic::Consensus, &link.consensus), (Traffic::Bulk, &link.bulk)]
         {
             let owner = Owner {
                 traffic,
@@ -168,8 +164,7 @@ impl Links {
     /// Ends all links and waits for their tasks.
     pub async fn stop(&self) {
         self.stop.send_replace(true);
-        let tasks =
-            std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         for task in tasks {
             if let Err(error) = task.await
                 && error.is_panic()
@@ -303,8 +298,7 @@ impl Owner {
             Err(source) => return Some(LinkError::Connect(source)),
         };
         add(&self.stats.connects, 1);
-        let mut client =
-            PeerClient::new(channel).max_encoding_message_size(wire.message_bytes_max);
+        let mut client = PeerClient::new(channel).max_encoding_message_size(wire.message_bytes_max);
         let frames = self.queue.connected(Hello {
             cluster: self.identity.cluster,
             from: self.identity.node.0,

@@ -38,8 +38,12 @@ struct Node {
 async fn node(cluster: u64, id: u64) -> Node {
     let (tx, heard) = mpsc::channel(10_000);
     let identity = Identity { cluster, node: NodeId(id) };
-    let links =
-        Arc::new(Links::new(identity, LinkSettings::default(), Arc::new(Ear(tx)), Handle::current()));
+    let links = Arc::new(Links::new(
+        identity,
+        LinkSettings::default(),
+        Arc::new(Ear(tx)),
+        Handle::current(),
+    ));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let service = Receiver::new(links.clone()).service();

@@ -1,0 +1,28 @@
+//! Calls and answers between the wire and the cores, in both directions: a client encodes requests and
+//! decodes answers, a server does the reverse.
+//!
+//! What a client sends is checked here for form only (a number that names nothing, a missing body);
+//! whether it may be done is for the shard to say. Deadlines travel as "so long from now", since
+//! clocks differ, and stand as points on the receiver's clock.
+
+mod answer;
+mod op;
+mod read;
+mod request;
+mod watch;
+
+pub use answer::{decode_answer, encode_answer};
+pub use op::{decode_delete, decode_put, decode_txn, encode_reply};
+pub use read::{decode_range, encode_page, key_value, range_end};
+pub use request::{decode_call, encode_call};
+pub use watch::{decode_watch, encode_watch_batch};
+
+use atoll_base::{Code, Failure};
+
+/// A request that is not well formed.
+fn malformed(message: impl Into<String>) -> Failure {
+    Failure::new(Code::InvalidArgument, message)
+}
+
+#[cfg(test)]
+mod tests;
