@@ -10,7 +10,7 @@ use atoll_wire::v1 as pb;
 use super::op::{decode_delete_reply, decode_put_reply, decode_txn_reply, encode_reply};
 use super::read::{decode_key_value, decode_page, encode_page, key_value, millis};
 use super::request::{decode_member, encode_member};
-use super::watch::{decode_watch_answer, encode_watch_batch};
+use super::watch::{decode_watch_answer, encode_watch_events};
 use crate::status::{decode_failure, encode_failure};
 
 /// The wire form of an answer.
@@ -40,7 +40,10 @@ fn encode_body(body: AnswerBody) -> Result<pb::answer::Body, Failure> {
             through_revision: from.prev().0,
             ..Default::default()
         }),
-        AnswerBody::Watch(batch) => Body::Watch(encode_watch_batch(batch)),
+        AnswerBody::Watch(batch) => Body::Watch(encode_watch_events(batch)),
+        AnswerBody::WatchCompacted { compacted } => {
+            Body::Watch(pb::WatchResponse { compacted: compacted.0, ..Default::default() })
+        }
         AnswerBody::WatchCancelled => Body::Cancel(pb::CancelResponse {}),
         AnswerBody::Transferred => Body::Transfer(pb::TransferResponse {}),
         AnswerBody::Members { epoch } => Body::Members(pb::MembersResponse { epoch: epoch.0 }),
@@ -82,6 +85,9 @@ fn decode_body(id: u64, body: Option<pb::answer::Body>) -> Result<AnswerBody, Fa
         },
         Body::Watch(watch) if watch.started => {
             AnswerBody::WatchStarted { from: Revision(watch.through_revision).next() }
+        }
+        Body::Watch(watch) if watch.compacted != 0 => {
+            AnswerBody::WatchCompacted { compacted: Revision(watch.compacted) }
         }
         Body::Watch(watch) => AnswerBody::Watch(decode_watch_answer(watch)?),
         Body::Cancel(pb::CancelResponse {}) => AnswerBody::WatchCancelled,

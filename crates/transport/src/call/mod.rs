@@ -15,7 +15,7 @@ pub use answer::{decode_answer, encode_answer};
 pub use op::{decode_delete, decode_put, decode_txn, encode_reply};
 pub use read::{decode_range, encode_page, key_value, range_end};
 pub use request::{decode_call, encode_call};
-pub use watch::{decode_watch, encode_watch_batch};
+pub use watch::{decode_watch, encode_watch_events};
 
 use atoll_base::{Code, Failure};
 

@@ -6,7 +6,7 @@ use atoll_base::{
 };
 use atoll_coord::{
     Answer, AnswerBody, Consistency, FollowerStatus, Origin, ReplicaStatus, Request, RequestBody,
-    WatchSpec,
+    Told, WatchEvents, WatchSpec,
 };
 use atoll_machine::*;
 use atoll_raft::{Member, Role};
@@ -87,7 +87,10 @@ fn bodies() -> Vec<RequestBody> {
             start: "a".into(),
             end: KeyEnd::Until("b".into()),
             from: Some(Revision(7)),
-            options: WatchOptions { puts: true, prev_kv: true, ..WatchOptions::default() },
+            puts: Told::Yes,
+            deletes: Told::No,
+            previous: Told::Yes,
+            progress: Told::No,
         }),
         RequestBody::CancelWatch { watch: 4 },
         RequestBody::Transfer(NodeId(3)),
@@ -174,13 +177,14 @@ fn answers() -> Vec<AnswerBody> {
         },
         AnswerBody::Range { page, staleness: Duration::ZERO },
         AnswerBody::WatchStarted { from: Revision(8) },
-        AnswerBody::Watch(WatchBatch {
+        AnswerBody::Watch(WatchEvents {
             events: vec![
                 event(EventKind::Put(record.clone()), None),
                 event(EventKind::Delete, Some(record)),
             ],
             through: Revision(6),
         }),
+        AnswerBody::WatchCompacted { compacted: Revision(4) },
         AnswerBody::WatchCancelled,
         AnswerBody::Transferred,
         AnswerBody::Members { epoch: Epoch(4) },

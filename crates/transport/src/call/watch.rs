@@ -1,8 +1,8 @@
 //! Watches.
 
 use atoll_base::{Code, Failure, Revision};
-use atoll_coord::WatchSpec;
-use atoll_machine::{Event, EventKind, KeyValue, Record, WatchBatch, WatchOptions};
+use atoll_coord::{Told, WatchEvents, WatchSpec};
+use atoll_machine::{Event, EventKind, KeyValue, Record};
 use atoll_wire::v1 as pb;
 use bytes::Bytes;
 
@@ -15,13 +15,15 @@ pub fn decode_watch(wire: pb::WatchRequest) -> WatchSpec {
         end: range_end(&wire.start, wire.end),
         start: wire.start,
         from: at_revision(wire.from_revision),
-        options: WatchOptions {
-            puts: !wire.no_puts,
-            deletes: !wire.no_deletes,
-            prev_kv: wire.prev_kv,
-            progress: wire.progress,
-        },
+        puts: told(!wire.no_puts),
+        deletes: told(!wire.no_deletes),
+        previous: told(wire.prev_kv),
+        progress: told(wire.progress),
     }
+}
+
+fn told(wire: bool) -> Told {
+    if wire { Told::Yes } else { Told::No }
 }
 
 pub(super) fn encode_watch(spec: WatchSpec) -> pb::WatchRequest {
@@ -30,16 +32,16 @@ pub(super) fn encode_watch(spec: WatchSpec) -> pb::WatchRequest {
         start: spec.start,
         end: encode_end(spec.end),
         from_revision: spec.from.unwrap_or_default().0,
-        prev_kv: spec.options.prev_kv,
-        no_puts: !spec.options.puts,
-        no_deletes: !spec.options.deletes,
-        progress: spec.options.progress,
+        prev_kv: spec.previous == Told::Yes,
+        no_puts: spec.puts == Told::No,
+        no_deletes: spec.deletes == Told::No,
+        progress: spec.progress == Told::Yes,
     }
 }
 
 /// The wire form of a batch of events.
 #[must_use]
-pub fn encode_watch_batch(batch: WatchBatch) -> pb::WatchResponse {
+pub fn encode_watch_events(batch: WatchEvents) -> pb::WatchResponse {
     pb::WatchResponse {
         events: batch.events.into_iter().map(encode_event).collect(),
         through_revision: batch.through.0,
@@ -83,8 +85,8 @@ fn without_key(kv: KeyValue) -> Record {
     }
 }
 
-pub(super) fn decode_watch_answer(wire: pb::WatchResponse) -> Result<WatchBatch, Failure> {
-    Ok(WatchBatch {
+pub(super) fn decode_watch_answer(wire: pb::WatchResponse) -> Result<WatchEvents, Failure> {
+    Ok(WatchEvents {
         events: wire.events.into_iter().map(decode_event).collect::<Result<_, _>>()?,
         through: Revision(wire.through_revision),
     })
