@@ -5,12 +5,16 @@
 //! - [`link`]: what one node sends to its peers and hears from them.
 //! - [`call`]: calls, answers and what is in them.
 //! - [`status`]: refusals as gRPC statuses and back.
+//! - [`accept`](accept()): connections, counted and checked before they cost anything.
 //! - [`limits`]: sizes and times that both ends hold to.
 
+pub mod accept;
 pub mod call;
 pub mod limits;
 pub mod link;
 pub mod status;
+
+pub use accept::{AcceptLimits, Accepted, accept};
 
 /// The generated services and clients; their messages are those of `atoll_wire`.
 pub mod stub {

@@ -122,7 +122,8 @@ pub fn grpc_code(code: Code) -> Grpc {
         | Code::StaleEpoch
         | Code::NoLeader
         | Code::Damaged
-        | Code::ShuttingDown => Grpc::Unavailable,
+        | Code::ShuttingDown
+        | Code::Unreachable => Grpc::Unavailable,
         Code::Overloaded | Code::DiskFull => Grpc::ResourceExhausted,
         Code::Indeterminate => Grpc::Unknown,
         Code::DeadlineExceeded => Grpc::DeadlineExceeded,

@@ -52,7 +52,6 @@ fn encode_body(body: AnswerBody) -> Result<pb::answer::Body, Failure> {
 }
 
 /// The call's id and what came of it.
-#[must_use]
 pub fn decode_answer(wire: pb::Answer) -> (u64, Result<AnswerBody, Failure>) {
     (wire.id, decode_body(wire.id, wire.body))
 }

@@ -8,7 +8,6 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::TcpListenerStream;
 
 use super::*;
 
@@ -48,7 +47,7 @@ async fn node(cluster: u64, id: u64) -> Node {
     let address = listener.local_addr().unwrap().to_string();
     let service = Receiver::new(links.clone()).service();
     let server = tokio::spawn(async move {
-        let incoming = TcpListenerStream::new(listener);
+        let incoming = crate::accept(listener, crate::AcceptLimits::default());
         let server = WireLimits::default().server().add_service(service);
         server.serve_with_incoming(incoming).await.unwrap();
     });
