@@ -1,6 +1,7 @@
 //! The load of one cell: clients in closed loops for a bounded time.
 
 use std::cell::Cell;
+use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,9 @@ use crate::workload::{RANGE_KEYS, Workload};
 const FILL_BATCH: u64 = 100;
 
 /// What the clients do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum, serde::Serialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Operation {
     /// Writes a random key.
@@ -25,6 +28,16 @@ pub(crate) enum Operation {
     Get,
     /// Reads a random range of 100 keys.
     Range,
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Put => "put",
+            Self::Get => "get",
+            Self::Range => "range",
+        })
+    }
 }
 
 /// What the clients saw.

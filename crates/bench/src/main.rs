@@ -5,10 +5,10 @@
 //! what a system has to offer to be measured, [`etcd`] the first that does; [`process`] runs the
 //! servers and reads what they cost; [`report`] prints.
 //!
-//! Servers and load share the machine, so the load is kept cheap: one thread, tasks in a closed
-//! loop over few connections. What it costs itself is in the report, beside what the servers cost.
-//! CPU time per operation is the figure to compare: it hardly moves when the machine is busy with
-//! other things, while throughput and latency do.
+//! Servers and load share the machine, so the load is kept cheap: one thread, tasks in a closed loop
+//! over few connections. What it costs itself is in the report, beside what the servers cost and
+//! what other programs took meanwhile. On a busy machine CPU time per operation is the figure to
+//! compare, and only where operations are many: with few, a server's idle work is shared by few.
 
 mod etcd;
 mod histogram;
@@ -19,28 +19,38 @@ mod report;
 mod target;
 mod workload;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+
+use crate::report::Report;
+use crate::target::Target;
 
 #[derive(Parser)]
 #[command(about = "Measures a cluster of three servers on this machine")]
 struct Cli {
     #[command(subcommand)]
-    target: TargetCommand,
+    task: Task,
     #[command(flatten)]
     plan: PlanArgs,
 }
 
 #[derive(Subcommand)]
-enum TargetCommand {
+enum Task {
     /// Measures etcd.
     Etcd {
         /// The etcd program.
         #[arg(long, env = "ETCD_BIN", default_value = "etcd")]
         binary: PathBuf,
+    },
+    /// Shows two JSON reports side by side.
+    Compare {
+        /// The report that the other one's costs are divided by.
+        base: PathBuf,
+        /// The other one.
+        other: PathBuf,
     },
 }
 
@@ -91,20 +101,30 @@ impl PlanArgs {
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
+    match &cli.task {
+        Task::Etcd { binary } => measure(&mut etcd::Etcd::new(binary)?, &cli.plan),
+        Task::Compare { base, other } => {
+            println!("{}", read(base)?.comparison(&read(other)?));
+            Ok(())
+        }
+    }
+}
+
+fn measure(target: &mut impl Target, plan: &PlanArgs) -> Result<()> {
     // One thread: the load must not take from the servers what it does not need.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let report = runtime.block_on(async {
-        match &cli.target {
-            TargetCommand::Etcd { binary } => {
-                plan::measure(&mut etcd::Etcd::new(binary)?, &cli.plan).await
-            }
-        }
-    })?;
+    let report = runtime.block_on(plan::measure(target, plan))?;
     println!("{}", report.table());
     let json = serde_json::to_string_pretty(&report)?;
-    match &cli.plan.json {
+    match &plan.json {
         Some(path) => std::fs::write(path, json)?,
         None => println!("{json}"),
     }
     Ok(())
+}
+
+fn read(path: &Path) -> Result<Report> {
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is no report", path.display()))
 }

@@ -38,9 +38,9 @@ pub(crate) async fn measure<T: Target>(target: &mut T, args: &PlanArgs) -> Resul
     let mut cells = Vec::new();
     for operation in &args.operations {
         for clients in &args.clients {
-            eprintln!("{name}: {operation:?} with {clients} clients");
+            eprintln!("{name}: {operation} with {clients} clients");
             let cell = cell(target, &connections, *operation, *clients, &workload, args).await;
-            cells.push(cell.with_context(|| format!("{operation:?} with {clients} clients"))?);
+            cells.push(cell.with_context(|| format!("{operation} with {clients} clients"))?);
         }
     }
     memory.end = memory_of(target.servers())?;

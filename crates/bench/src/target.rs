@@ -10,7 +10,9 @@ use bytes::Bytes;
 use crate::process::Server;
 
 /// Which servers the connections lead to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum, serde::Serialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Route {
     /// All of them in turn, as clients that know nothing do.
