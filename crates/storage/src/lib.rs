@@ -6,7 +6,7 @@
 //!   simulator's, which loses, tears and flips what was not synced.
 //! - [`log`]: one log for all shards of a node, group commit, one fsync for everything that a turn
 //!   of the node wrote. The format is `docs/formats/log.md`.
-//! - [`engine`]: ordered bytes with atomic batches and read views. `FjallEngine` keeps them on
+//! - [`engine`]: ordered bytes with atomic batches and read views. [`FjallEngine`] keeps them on
 //!   disk, [`MemEngine`] in memory and forgets what was not persisted.
 //!
 //! Only the log is fsynced per commit. The engine is persisted in the background, and the log is cut
@@ -23,7 +23,10 @@ pub mod engine;
 pub mod log;
 
 pub use disk::{Disk, DiskFile, MemDisk, OpenMode, RealDisk};
-pub use engine::{Direction, Engine, EngineError, EngineOp, MemEngine, ReadView, Tree, WriteBatch};
+pub use engine::{
+    Compression, Direction, Engine, EngineError, EngineOp, FjallEngine, FjallOptions, MemEngine,
+    ReadView, Tree, WriteBatch,
+};
 pub use log::{
     Location, LogBatch, LogError, LogHardState, LogOptions, LogReaderHandle, LogRecord, LogWriter,
     Recovered, RecoveredShard, ShardLog, StartReason, WrittenAt, WrittenEntry,

@@ -11,7 +11,7 @@ pub enum EngineOp {
     Put {
         /// In this tree.
         tree: Tree,
-        /// The key; at most 65,535 bytes.
+        /// The key; 1 to [`KEY_BYTES_MAX`](super::KEY_BYTES_MAX) bytes.
         key: Bytes,
         /// Its new value.
         value: Bytes,

@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use super::{
     Direction, Engine, EngineError, EngineOp, KeyRange, Pair, ReadView, Scan, Tree, WriteBatch,
-    is_empty_range,
+    check_keys, is_empty_range,
 };
 
 /// Pairs that a scan takes out under one lock.
@@ -101,6 +101,7 @@ impl Engine for MemEngine {
     }
 
     fn write(&self, batch: WriteBatch) -> Result<(), EngineError> {
+        check_keys(&batch)?;
         let mut state = self.lock();
         if state.is_full {
             return Err(EngineError::DiskFull { during: "write" });

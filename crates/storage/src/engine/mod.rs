@@ -14,15 +14,23 @@
 //! - E5 Bytes that fail their checksum are an error, never a missing key.
 
 pub mod batch;
+pub mod fjall;
 pub mod mem;
+mod persisted;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Bound;
 
 use atoll_base::KeyspaceId;
 use bytes::Bytes;
 
+pub use self::fjall::{Compression, FjallEngine, FjallOptions};
 pub use batch::{EngineOp, WriteBatch};
 pub use mem::MemEngine;
+
+/// The longest key.
+pub const KEY_BYTES_MAX: usize = 65_535;
 
 /// One ordered set of keys.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -72,6 +80,12 @@ pub enum EngineError {
         /// What was being done.
         during: &'static str,
     },
+    /// A key that no engine takes; nothing was changed.
+    #[error("engine write refused: a key has {bytes} bytes, 1 to {KEY_BYTES_MAX} are allowed")]
+    BadKey {
+        /// The key's length.
+        bytes: usize,
+    },
     /// An earlier write or sync failed; only a reopen tells what survived.
     #[error("engine {during} refused: an earlier write or sync failed")]
     Poisoned {
@@ -120,8 +134,9 @@ pub trait Engine: Send + Sync {
     /// Trees come into being when first written. No fsync.
     ///
     /// # Errors
-    /// [`EngineError::DiskFull`], [`EngineError::Poisoned`] or [`EngineError::Failed`]; the batch
-    /// then counts as not done, and a restart decides.
+    /// [`EngineError::BadKey`] before anything was done; [`EngineError::DiskFull`],
+    /// [`EngineError::Poisoned`] or [`EngineError::Failed`]: the batch then counts as not done, and a
+    /// restart decides.
     fn write(&self, batch: WriteBatch) -> Result<(), EngineError>;
 
     /// Returns when every earlier write survives a power loss.
@@ -150,6 +165,18 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// [`EngineError::Damaged`] at the first bytes that fail their checks.
     fn check(&self) -> Result<(), EngineError>;
+}
+
+/// Refuses a batch with a key that is empty or too long.
+pub(crate) fn check_keys(batch: &WriteBatch) -> Result<(), EngineError> {
+    for op in batch.ops() {
+        if let EngineOp::Put { key, .. } | EngineOp::Delete { key, .. } = op
+            && !(1..=KEY_BYTES_MAX).contains(&key.len())
+        {
+            return Err(EngineError::BadKey { bytes: key.len() });
+        }
+    }
+    Ok(())
 }
 
 /// True when `range` holds no key at all, whatever is stored.

@@ -1,0 +1,362 @@
+//! One suite for every engine: hand-made cases, then random lives against a map.
+
+use std::collections::BTreeMap;
+
+use atoll_base::Rng;
+
+use super::*;
+
+/// An engine that can be stopped in the three ways.
+trait Bench {
+    fn engine(&self) -> &dyn Engine;
+    /// Ends cleanly and starts again.
+    fn reopen(&mut self);
+}
+
+struct MemBench(MemEngine);
+
+impl Bench for MemBench {
+    fn engine(&self) -> &dyn Engine {
+        &self.0
+    }
+
+    fn reopen(&mut self) {
+        self.0.persist().unwrap();
+        self.0.crash_to_persisted();
+    }
+}
+
+struct FjallBench {
+    dir: tempfile::TempDir,
+    engine: Option<FjallEngine>,
+}
+
+fn tiny() -> FjallOptions {
+    FjallOptions {
+        cache_bytes: 1 << 20,
+        memtable_bytes: 16 << 10,
+        worker_threads: 1,
+        ..FjallOptions::default()
+    }
+}
+
+impl FjallBench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let engine = Some(FjallEngine::open(dir.path(), tiny()).unwrap());
+        Self { dir, engine }
+    }
+}
+
+impl Bench for FjallBench {
+    fn engine(&self) -> &dyn Engine {
+        self.engine.as_ref().unwrap()
+    }
+
+    fn reopen(&mut self) {
+        self.engine = None;
+        self.engine = Some(FjallEngine::open(self.dir.path(), tiny()).unwrap());
+    }
+}
+
+const TREES: [Tree; 4] = [
+    Tree::Meta,
+    Tree::Current(KeyspaceId(1)),
+    Tree::History(KeyspaceId(1)),
+    Tree::Current(KeyspaceId(2)),
+];
+
+type Model = BTreeMap<Tree, BTreeMap<Vec<u8>, Vec<u8>>>;
+
+fn b(text: &str) -> Bytes {
+    Bytes::copy_from_slice(text.as_bytes())
+}
+
+fn all(view: &dyn ReadView, tree: Tree) -> Vec<Pair> {
+    let everything = (Bound::Unbounded, Bound::Unbounded);
+    view.scan(tree, everything, Direction::Forward).collect::<Result<_, _>>().unwrap()
+}
+
+fn text(pairs: &[Pair]) -> String {
+    let one =
+        |(k, v): &Pair| format!("{}={}", String::from_utf8_lossy(k), String::from_utf8_lossy(v));
+    pairs.iter().map(one).collect::<Vec<_>>().join(" ")
+}
+
+fn conforms(bench: &mut dyn Bench) {
+    let tree = Tree::Current(KeyspaceId(7));
+    let other = Tree::History(KeyspaceId(7));
+    assert_eq!(bench.engine().get(tree, b"a").unwrap(), None, "a tree that never was is empty");
+    let empty = bench.engine().view();
+    let mut batch = WriteBatch::new();
+    batch.put(tree, b("a"), b("1")).put(tree, b("b"), b("2")).put(tree, b("c"), b("3"));
+    batch.put(other, b("a"), b("")).put(tree, b("b"), b("4")).delete(tree, b("nothing"));
+    assert_eq!((batch.len(), batch.byte_size()), (6, 16));
+    bench.engine().write(batch).unwrap();
+    assert_eq!(all(&*empty, tree), [], "a view never changes");
+    drop(empty);
+    let before = bench.engine().view();
+    let mut batch = WriteBatch::new();
+    batch.put(tree, b("bb"), b("5")).put(tree, b("d"), b("6"));
+    batch.delete_range(tree, b("b"), Some(b("c"))).put(tree, b("ba"), b("7"));
+    batch.put(tree, b("x"), b("8")).delete(tree, b("x"));
+    bench.engine().write(batch).unwrap();
+    assert_eq!(text(&all(&*before, tree)), "a=1 b=4 c=3");
+    assert_eq!(before.get(tree, b"b").unwrap(), Some(b("4")));
+    drop(before);
+    for _ in 0..2 {
+        let engine = bench.engine();
+        let view = engine.view();
+        assert_eq!(text(&all(&*view, tree)), "a=1 ba=7 c=3 d=6");
+        assert_eq!(text(&all(&*view, other)), "a=");
+        assert_eq!(engine.get(tree, b"x").unwrap(), None);
+        assert_eq!(view.get(other, b"a").unwrap(), Some(b("")));
+        let scan = |from, to, direction| {
+            text(&view.scan(tree, (from, to), direction).collect::<Result<Vec<_>, _>>().unwrap())
+        };
+        use Bound::{Excluded, Included, Unbounded};
+        use Direction::{Backward, Forward};
+        assert_eq!(scan(Included(b"b"), Excluded(b"d"), Forward), "ba=7 c=3");
+        assert_eq!(scan(Excluded(b"a"), Included(b"d"), Backward), "d=6 c=3 ba=7");
+        assert_eq!(scan(Unbounded, Included(b"ba"), Backward), "ba=7 a=1");
+        assert_eq!(scan(Included(b"d"), Excluded(b"a"), Forward), "", "inverted");
+        assert_eq!(scan(Excluded(b"a"), Excluded(b"a"), Forward), "");
+        drop(view);
+        engine.check().unwrap();
+        engine.persist().unwrap();
+        bench.reopen();
+    }
+    let mut batch = WriteBatch::new();
+    batch.delete_range(other, b(""), None).put(Tree::Meta, b("m"), b("1"));
+    bench.engine().write(batch).unwrap();
+    assert_eq!(all(&*bench.engine().view(), other), []);
+    let refused = bench.engine().write(WriteBatch::new().put(tree, b(""), b("1")).clone());
+    assert!(matches!(refused, Err(EngineError::BadKey { bytes: 0 })));
+    bench.engine().drop_keyspace(KeyspaceId(7)).unwrap();
+    bench.engine().drop_keyspace(KeyspaceId(8)).unwrap();
+    assert_eq!(bench.engine().get(tree, b"a").unwrap(), None);
+    bench.engine().write(WriteBatch::new().put(tree, b("again"), b("1")).clone()).unwrap();
+    bench.reopen();
+    assert_eq!(text(&all(&*bench.engine().view(), tree)), "again=1");
+    assert_eq!(text(&all(&*bench.engine().view(), Tree::Meta)), "m=1");
+}
+
+#[test]
+fn engines_conform() {
+    conforms(&mut MemBench(MemEngine::new()));
+    conforms(&mut FjallBench::new());
+}
+
+fn random_key(rng: &mut Rng) -> Vec<u8> {
+    let len = rng.range(1, 4) as usize;
+    (0..len).map(|_| *rng.pick(&[0, b'a', b'b', b'c', 0xff]).unwrap()).collect()
+}
+
+fn random_batch(rng: &mut Rng) -> WriteBatch {
+    let mut batch = WriteBatch::new();
+    for _ in 0..rng.range(0, 12) {
+        let tree = *rng.pick(&TREES).unwrap();
+        let key = random_key(rng);
+        match rng.below(10) {
+            0 => {
+                let to = rng.chance(3, 4).then(|| Bytes::from(random_key(rng)));
+                batch.delete_range(tree, key, to);
+            }
+            1..=3 => {
+                batch.delete(tree, key);
+            }
+            _ => {
+                batch.put(tree, key, vec![rng.below(256) as u8; rng.below(200) as usize]);
+            }
+        }
+    }
+    batch
+}
+
+fn apply(model: &mut Model, batch: &WriteBatch) {
+    for op in batch.ops() {
+        match op {
+            EngineOp::Put { tree, key, value } => {
+                model.entry(*tree).or_default().insert(key.to_vec(), value.to_vec());
+            }
+            EngineOp::Delete { tree, key } => {
+                model.entry(*tree).or_default().remove(&key[..]);
+            }
+            EngineOp::DeleteRange { tree, from, to } => {
+                let inside = |k: &[u8]| k >= &from[..] && to.as_ref().is_none_or(|to| k < &to[..]);
+                model.entry(*tree).or_default().retain(|k, _| !inside(k));
+            }
+        }
+    }
+}
+
+fn same(view: &dyn ReadView, model: &Model, rng: &mut Rng, what: &str) {
+    for tree in TREES {
+        let expected = model.get(&tree).cloned().unwrap_or_default();
+        let (from, to) = (random_key(rng), random_key(rng));
+        let inside = |k: &&Vec<u8>| **k >= from && **k <= to;
+        let range = (Bound::Included(&from[..]), Bound::Included(&to[..]));
+        let found = view.scan(tree, range, Direction::Backward).map(|pair| pair.unwrap().0);
+        let expected_keys = expected.keys().filter(inside).rev().cloned();
+        assert!(found.eq(expected_keys), "{what}: {tree:?} {from:?}..={to:?}");
+        let found = all(view, tree).into_iter().map(|(k, v)| (k.to_vec(), v.to_vec()));
+        assert!(found.eq(expected.clone()), "{what}: {tree:?}");
+        let key = random_key(rng);
+        let found = view.get(tree, &key).unwrap().map(|v| v.to_vec());
+        assert_eq!(found.as_ref(), expected.get(&key), "{what}: {tree:?} {key:?}");
+    }
+}
+
+fn live(bench: &mut dyn Bench, seed: u64, steps: usize) {
+    let mut rng = Rng::new(seed);
+    let mut model = Model::new();
+    let mut views: Vec<(Box<dyn ReadView>, Model)> = Vec::new();
+    for step in 0..steps {
+        let what = format!("seed {seed} step {step}");
+        let batch = random_batch(&mut rng);
+        apply(&mut model, &batch);
+        bench.engine().write(batch).unwrap();
+        same(&*bench.engine().view(), &model, &mut rng, &what);
+        match rng.below(30) {
+            0 => {
+                views.clear();
+                bench.reopen();
+            }
+            1..=3 => bench.engine().persist().unwrap(),
+            4 => {
+                views.clear();
+                bench.engine().drop_keyspace(KeyspaceId(1)).unwrap();
+                model.retain(|tree, _| matches!(tree, Tree::Meta | Tree::Current(KeyspaceId(2))));
+            }
+            5..=9 => views.push((bench.engine().view(), model.clone())),
+            10..=12 if !views.is_empty() => {
+                views.remove(0);
+            }
+            _ => {}
+        }
+        for (view, seen) in &views {
+            same(&**view, seen, &mut rng, &what);
+        }
+    }
+}
+
+#[test]
+fn engines_match_a_map() {
+    for seed in 0..40 {
+        live(&mut MemBench(MemEngine::new()), seed, 150);
+    }
+    for seed in 0..3 {
+        live(&mut FjallBench::new(), seed, 120);
+    }
+}
+
+#[test]
+fn a_crash_of_the_memory_engine_leaves_a_prefix_from_the_persisted_on() {
+    let mut kept = BTreeMap::<usize, u32>::new();
+    for seed in 0..300 {
+        let mut rng = Rng::new(seed);
+        let engine = MemEngine::new();
+        let mut models = vec![Model::new()];
+        for n in 0..8 {
+            let batch = random_batch(&mut rng);
+            let mut next = models[n].clone();
+            apply(&mut next, &batch);
+            models.push(next);
+            engine.write(batch).unwrap();
+            if n == 3 {
+                engine.persist().unwrap();
+            }
+        }
+        engine.crash(&mut rng);
+        let found: Model = TREES
+            .iter()
+            .map(|tree| (*tree, all(&*engine.view(), *tree)))
+            .map(|(tree, pairs)| {
+                (tree, pairs.iter().map(|(k, v)| (k.to_vec(), v.to_vec())).collect())
+            })
+            .collect();
+        let is_found =
+            |m: &Model| TREES.iter().all(|t| m.get(t).unwrap_or(&BTreeMap::new()) == &found[t]);
+        let at = models.iter().rposition(is_found).expect("a prefix");
+        assert!(at >= 4, "seed {seed}: persisted batches survive");
+        *kept.entry(at).or_default() += 1;
+    }
+    assert_eq!(kept.keys().copied().collect::<Vec<_>>(), [4, 5, 6, 7, 8]);
+}
+
+#[test]
+fn a_full_memory_engine_refuses_until_there_is_room() {
+    let engine = MemEngine::new();
+    engine.fill_disk();
+    let batch = WriteBatch::new().put(Tree::Meta, b("a"), b("1")).clone();
+    assert!(matches!(engine.write(batch.clone()), Err(EngineError::DiskFull { .. })));
+    engine.free_disk();
+    engine.write(batch).unwrap();
+}
+
+#[test]
+fn fjall_that_lost_a_persist_is_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = FjallEngine::open(dir.path(), tiny()).unwrap();
+    for n in 0..20_u8 {
+        engine.write(WriteBatch::new().put(Tree::Meta, vec![n], vec![n; 100]).clone()).unwrap();
+        engine.persist().unwrap();
+    }
+    drop(engine);
+    let journals = std::fs::read_dir(dir.path().join("fjall")).unwrap();
+    let journal = journals
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.extension().is_some_and(|e| e == "jnl"))
+        .unwrap();
+    let mut bytes = std::fs::read(&journal).unwrap();
+    bytes[700] ^= 4;
+    std::fs::write(&journal, bytes).unwrap();
+    let damaged = FjallEngine::open(dir.path(), tiny()).err();
+    assert!(matches!(damaged, Some(EngineError::Damaged { .. })), "{damaged:?}");
+}
+
+#[test]
+fn a_flipped_bit_in_a_table_of_fjall_is_damage_not_a_missing_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = Tree::Current(KeyspaceId(1));
+    let engine = FjallEngine::open(dir.path(), tiny()).unwrap();
+    let tables = dir.path().join("fjall/keyspaces");
+    let is_table = |path: &std::path::PathBuf| {
+        path.parent().unwrap().ends_with("tables")
+            && std::fs::metadata(path).is_ok_and(|meta| meta.len() > 10_000)
+    };
+    // Flushes happen in the background, but a tree waits when four are due.
+    for n in 0..2000_u32 {
+        let key = n.to_be_bytes().to_vec();
+        engine.write(WriteBatch::new().put(tree, key, vec![n as u8; 100]).clone()).unwrap();
+    }
+    assert!(files_below(&tables).iter().any(is_table), "a table is there to be damaged");
+    engine.persist().unwrap();
+    drop(engine);
+    for path in files_below(&tables).iter().filter(|path| is_table(path)) {
+        let mut bytes = std::fs::read(path).unwrap();
+        bytes[5000] ^= 1;
+        std::fs::write(path, bytes).unwrap();
+    }
+    match FjallEngine::open(dir.path(), tiny()) {
+        Err(error) => assert!(matches!(error, EngineError::Damaged { .. }), "{error}"),
+        Ok(engine) => {
+            let checked = engine.check();
+            assert!(matches!(checked, Err(EngineError::Damaged { .. })), "{checked:?}");
+        }
+    }
+}
+
+fn files_below(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    // Files come and go while the engine compacts.
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(files_below(&path));
+        } else {
+            found.push(path);
+        }
+    }
+    found
+}
