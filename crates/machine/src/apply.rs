@@ -6,12 +6,12 @@ use atoll_storage::{Engine, Tree, WriteBatch};
 use crate::batch::BatchReader;
 use crate::command::{Command, Op};
 use crate::error::MachineError;
+use crate::event::Event;
 use crate::keys;
 use crate::kv::{KvBatch, Stop};
 use crate::machine::ShardMachine;
 use crate::reply::Reply;
 use crate::session::{Admission, SessionTable};
-use crate::watch::Event;
 
 /// Applies entries and gathers what they write. Reads inside see the batch's own writes.
 pub struct ApplyBatch<'a> {
@@ -20,8 +20,20 @@ pub struct ApplyBatch<'a> {
     sessions: SessionTable,
 }
 
+impl ShardMachine {
+    /// Starts a batch on `engine`.
+    ///
+    /// # Panics
+    /// When an earlier batch was dropped unfinished: the machine must be opened again.
+    pub fn begin<'a>(&'a mut self, engine: &'a dyn Engine) -> ApplyBatch<'a> {
+        assert!(!self.in_batch, "shard {}: the batch before was not finished", self.scope.shard);
+        self.in_batch = true;
+        ApplyBatch::new(self, engine)
+    }
+}
+
 impl<'a> ApplyBatch<'a> {
-    pub(crate) fn new(machine: &'a mut ShardMachine, engine: &'a dyn Engine) -> Self {
+    fn new(machine: &'a mut ShardMachine, engine: &'a dyn Engine) -> Self {
         let scope = machine.scope.clone();
         let kv = KvBatch::new(scope, machine.limits.clone(), machine.state, engine);
         let sessions = std::mem::take(&mut machine.sessions);

@@ -1,5 +1,5 @@
-//! The payload of a log entry of kind `Commands`: a batch with the leader's time stamp. The format is
-//! in `docs/formats/commands.md`.
+//! The payload of a log entry of kind `Commands`: a batch with the leader's time stamp. The format
+//! is in `docs/formats/commands.md`.
 //!
 //! The stamp must not go back; a machine takes the latest it saw if it does.
 
@@ -12,8 +12,8 @@ use crate::command::Command;
 /// The format written by this build, and the only one it reads.
 const VERSION: u8 = 1;
 
-/// Collects commands into a payload. A batch without commands is valid: it moves the log's clock and
-/// collects garbage.
+/// Collects commands into a payload. A batch without commands is valid: it moves the log's clock
+/// and collects garbage.
 #[derive(Debug)]
 pub struct BatchWriter {
     w: Writer,

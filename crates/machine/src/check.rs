@@ -155,8 +155,8 @@ impl ShardMachine {
         Err(scope.inconsistent(what))
     }
 
-    /// A hash over every byte that the shard has stored. Replicas that applied the same entries have
-    /// the same (M1).
+    /// A hash over every byte that the shard has stored. Replicas that applied the same entries
+    /// have the same (M1).
     ///
     /// # Errors
     /// When the engine fails.

@@ -33,7 +33,8 @@ impl Command {
     }
 }
 
-/// What to do. The numbers in the log are those of the codec; 6 to 31 are kept for leases and locks.
+/// What to do. The numbers in the log are those of the codec; 6 to 31 are kept for leases and
+/// locks.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Op {
     /// Sets one key.

@@ -1,5 +1,5 @@
-//! The bytes of commands: see `docs/formats/commands.md`. Decoding takes input from the log and from
-//! the network, so nothing here panics, recurses without bound or reserves what it is told to.
+//! The bytes of commands: see `docs/formats/commands.md`. Decoding takes input from the log and
+//! from the network, so nothing here panics, recurses without bound or reserves what it is told to.
 
 use atoll_base::codec::{DecodeError, Reader, Writer};
 use atoll_base::{ClientId, LeaseId, Revision, Sequence, Timestamp};

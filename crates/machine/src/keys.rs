@@ -1,6 +1,6 @@
-//! Where a shard's records lie. User data is keyed by key alone, so that a split moves no byte; what
-//! belongs to the shard itself lies in `Meta` under `(shard, tag)`. Tags from 0x80 on are free for
-//! whoever owns the machine.
+//! Where a shard's records lie. User data is keyed by key alone, so that a split moves no byte;
+//! what belongs to the shard itself lies in `Meta` under `(shard, tag)`. Tags from 0x80 on are free
+//! for whoever owns the machine.
 
 use std::ops::Bound;
 

@@ -1,18 +1,19 @@
 //! What one shard does with the commands that its replicas agreed on.
 //!
 //! A [`ShardMachine`] is a function of its log: it takes entries in order, through an
-//! [`ApplyBatch`], and leaves replies, watch events and one [`WriteBatch`](atoll_storage::WriteBatch)
-//! for the engine. It owns no thread, clock or file; the lane that owns the replica drives it.
+//! [`ApplyBatch`], and leaves replies, watch events and one
+//! [`WriteBatch`](atoll_storage::WriteBatch) for the engine. It owns no thread, clock or file; the
+//! lane that owns the replica drives it.
 //!
 //! Invariants, named by asserts, checks and tests:
-//! - **M1** The same log gives the same bytes in the engine and the same replies, whatever the batch
-//!   boundaries, restarts and snapshots on the way.
+//! - **M1** The same log gives the same bytes in the engine and the same replies, whatever the
+//!   batch boundaries, restarts and snapshots on the way.
 //! - **M2** A mutating command adds one revision; a refused, read-only or idle one adds none and
 //!   changes nothing but its client's session.
-//! - **M3** A command that carries an id takes effect at most once; a retry gets the first reply, byte
-//!   for byte, or is told that it is no longer kept.
-//! - **M4** Every change from the compact revision on can be told again, in revision order, with the
-//!   value before it.
+//! - **M3** A command that carries an id takes effect at most once; a retry gets the first reply,
+//!   byte for byte, or is told that it is no longer kept.
+//! - **M4** Every change from the compact revision on can be told again, in revision order, with
+//!   the value before it.
 //! - **M5** Nothing grows without a limit of [`MachineLimits`].
 //! - **M6** The applied index is in the same engine batch as what was applied.
 //!
@@ -25,6 +26,7 @@ mod check;
 pub mod command;
 mod command_codec;
 mod error;
+mod event;
 mod keys;
 mod kv;
 mod limits;
@@ -45,6 +47,7 @@ pub use command::{
     Command, CommandId, Compare, CompareTarget, DeleteOp, Op, PutOp, Relation, TxnOp, TxnStep,
 };
 pub use error::MachineError;
+pub use event::{Event, EventKind};
 pub use limits::MachineLimits;
 pub use machine::ShardMachine;
 pub use query::{KeyEnd, KeyRange, RangePage, RangeQuery};
@@ -52,6 +55,5 @@ pub use record::{KeyValue, Record};
 pub use reply::{Reply, TxnResult};
 pub use snapshot::{Chunk, SnapshotHead, SnapshotReader, SnapshotWriter};
 pub use watch::{
-    Event, EventKind, Poll, PollLimits, WatchBatch, WatchEnd, WatchHub, WatchId, WatchLimits,
-    WatchRequest,
+    Poll, PollLimits, WatchBatch, WatchEnd, WatchHub, WatchId, WatchLimits, WatchRequest,
 };

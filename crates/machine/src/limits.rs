@@ -5,9 +5,9 @@ use bytes::Bytes;
 
 macro_rules! limits {
     ($($(#[$doc:meta])* $name:ident = $default:expr;)*) => {
-        /// Bounds that decide what commands do. They are part of the replicated state: written when a
-        /// shard is made, carried by its snapshots, and from then on those in the engine win over those
-        /// given at open, so that replicas with different settings stay equal (M1).
+        /// Bounds that decide what commands do. They are part of the replicated state: written when
+        /// a shard is made, carried by its snapshots, and from then on those in the engine win over
+        /// those given at open, so that replicas with different settings stay equal (M1).
         #[derive(Clone, PartialEq, Eq, Debug)]
         pub struct MachineLimits { $($(#[$doc])* pub $name: u64,)* }
 

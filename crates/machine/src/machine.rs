@@ -1,9 +1,10 @@
 //! One shard's state machine: what it keeps in memory, how it opens, how it is read.
 //!
-//! Whoever owns a machine drives it so: [`ShardMachine::begin`], [`ApplyBatch::apply`] for every
-//! committed entry in order, [`ApplyBatch::finish`], write the engine batch, then replies, events
-//! and reads. Reads between `finish` and the engine's write would see the old state under the new
-//! revision: don't. After any error, from the machine or from the engine's write, the machine in
+//! Whoever owns a machine drives it so: [`ShardMachine::begin`](crate::ShardMachine::begin), then
+//! [`ApplyBatch::apply`](crate::ApplyBatch::apply) for every committed entry in order, then
+//! [`ApplyBatch::finish`](crate::ApplyBatch::finish), then write the engine batch, then replies,
+//! events and reads. Reads between `finish` and the engine's write would see the old state under the
+//! new revision: don't. After any error, from the machine or from the engine's write, the machine in
 //! memory may be ahead of the engine: drop it and open it again.
 
 use atoll_base::{
@@ -12,7 +13,6 @@ use atoll_base::{
 use atoll_storage::{Direction, Engine, EngineError, ReadView, Tree};
 use bytes::Bytes;
 
-use crate::apply::ApplyBatch;
 use crate::error::MachineError;
 use crate::keys::{self, Scope};
 use crate::kv::{self, Stop};
@@ -128,8 +128,8 @@ impl ShardMachine {
         &self.limits
     }
 
-    /// Whether history below the compact revision is left to clear away. Every entry clears a little;
-    /// on an idle shard the leader may propose empty batches.
+    /// Whether history below the compact revision is left to clear away. Every entry clears a
+    /// little; on an idle shard the leader may propose empty batches.
     #[must_use]
     pub fn must_collect(&self) -> bool {
         self.state.must_collect()
@@ -148,21 +148,11 @@ impl ShardMachine {
         self.sessions.oldest_use()
     }
 
-    /// Starts a batch on `engine`.
-    ///
-    /// # Panics
-    /// When an earlier batch was dropped unfinished: the machine must be opened again.
-    pub fn begin<'a>(&'a mut self, engine: &'a dyn Engine) -> ApplyBatch<'a> {
-        assert!(!self.in_batch, "shard {}: the batch before was not finished", self.scope.shard);
-        self.in_batch = true;
-        ApplyBatch::new(self, engine)
-    }
-
     /// The pair of `key` at revision `at`, or now.
     ///
     /// # Errors
-    /// `StaleEpoch` for a key that is not the shard's, `Compacted` and `FutureRevision` for a revision
-    /// that can't be read, `Damaged` when the engine fails.
+    /// `StaleEpoch` for a key that is not the shard's, `Compacted` and `FutureRevision` for a
+    /// revision that can't be read, `Damaged` when the engine fails.
     pub fn get(
         &self,
         engine: &dyn Engine,

@@ -1,5 +1,5 @@
-//! What a command answers. A refusal that is a function of the state is a reply too: it stands in the
-//! log's history like any other and is repeated to a retry.
+//! What a command answers. A refusal that is a function of the state is a reply too: it stands in
+//! the log's history like any other and is repeated to a retry.
 
 use atoll_base::{Failure, Revision};
 

@@ -1,4 +1,5 @@
 //! The machine against the model, and named corners of its rules.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
 

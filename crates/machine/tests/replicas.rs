@@ -1,4 +1,5 @@
 //! Replicas stay equal byte by byte (M1), through batches, restarts, crashes and snapshots.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Exactly once (M3, S1 to S4).
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
 
@@ -131,7 +132,8 @@ fn clients_over_the_limit_are_forgotten_oldest_first() {
         replica.reopen();
     }
     assert_eq!(replica.machine.revision(), revision);
-    // Three more are forgotten, so client 2 is not even known as forgotten any more: the stated limit.
+    // Three more are forgotten, so client 2 is not even known as forgotten any more: the stated
+    // limit.
     for client in 6..=8 {
         replica.run(client + 2, identified(client, 1, 1, put("1")));
     }

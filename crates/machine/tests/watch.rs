@@ -1,4 +1,5 @@
 //! Watches against the model (W1 to W6), and named corners.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
 

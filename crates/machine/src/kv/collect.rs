@@ -25,8 +25,8 @@ impl KvBatch<'_> {
         Ok(Reply::Compact { revision: now, compacted: revision })
     }
 
-    /// Clears a bounded number of changes below the compact revision, oldest first, so that of every
-    /// key the older versions go before the younger.
+    /// Clears a bounded number of changes below the compact revision, oldest first, so that of
+    /// every key the older versions go before the younger.
     pub(crate) fn collect(&mut self) -> Result<(), MachineError> {
         if !self.state.must_collect() {
             return Ok(());

@@ -13,12 +13,12 @@
 //!   at 4: none   at 6: 5   at 8: 7   at 10: none   at 12: 12
 //! ```
 //!
-//! Every change also writes a change record under `(revision, sub)` with its key and the revision of
-//! the version before it. Watches resume from it in order (M4), and it is the worklist of garbage
-//! collection: for a change below the compact revision C, the version before it is needed by nobody
-//! (reads below C are refused), nor is its tombstone. What is at C stays whole, value before included,
-//! so that a watch may start at C. Each entry clears a bounded number of changes, counted by entries
-//! and never by batches (M1).
+//! Every change also writes a change record under `(revision, sub)` with its key and the revision
+//! of the version before it. Watches resume from it in order (M4), and it is the worklist of
+//! garbage collection: for a change below the compact revision C, the version before it is needed
+//! by nobody (reads below C are refused), nor is its tombstone. What is at C stays whole, value
+//! before included, so that a watch may start at C. Each entry clears a bounded number of changes,
+//! counted by entries and never by batches (M1).
 
 mod change;
 mod collect;

@@ -132,8 +132,8 @@ impl KvBatch<'_> {
         step: &TxnStep,
         changes: &mut Changes,
     ) -> Result<TxnResult, MachineError> {
-        // A put never meets what the same transaction wrote (`touched`), and deletes only shrink what
-        // later deletes find, so the checks against the state before still hold.
+        // A put never meets what the same transaction wrote (`touched`), and deletes only shrink
+        // what later deletes find, so the checks against the state before still hold.
         let late = |stop: Stop, kv: &Self| match stop {
             Stop::Broken(error) => error,
             Stop::Refused(failure) => kv.scope.inconsistent(format!("late refusal: {failure}")),

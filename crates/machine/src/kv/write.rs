@@ -8,6 +8,7 @@ use super::read::{Found, Visit, visit};
 use super::{ChangeKind, ChangeRecord, Stop, check_covers, check_holds, decode_current, refuse};
 use crate::command::{DeleteOp, PutOp};
 use crate::error::MachineError;
+use crate::event::{Event, EventKind};
 use crate::keys::{Scope, history_key};
 use crate::limits::MachineLimits;
 use crate::overlay::{Overlay, Reads};
@@ -15,7 +16,6 @@ use crate::query::KeyEnd;
 use crate::record::{KeyValue, Record, TOMBSTONE_BYTES};
 use crate::reply::Reply;
 use crate::state::State;
-use crate::watch::{Event, EventKind};
 
 /// The key-value side of a batch: state, pending writes, events.
 pub(crate) struct KvBatch<'a> {
@@ -64,8 +64,8 @@ impl<'a> KvBatch<'a> {
         Changes { revision: self.state.revision.next(), count: 0 }
     }
 
-    /// Takes the command's revision into the state if anything changed (M2); returns the revision to
-    /// answer with.
+    /// Takes the command's revision into the state if anything changed (M2); returns the revision
+    /// to answer with.
     pub(super) fn commit(&mut self, changes: &Changes) -> Revision {
         if changes.count > 0 {
             self.state.revision = changes.revision;

@@ -9,10 +9,10 @@
 //!   sequence 4 -> session expired   7 -> the reply kept   6, 9 -> new, done and kept
 //! ```
 //!
-//! - **S1** A sequence at or above the floor is done at most once: its reply is kept until the floor
-//!   passes it.
-//! - **S2** The floor never goes back. It rises with `first_unacknowledged`, and past the oldest reply
-//!   when a client has too many.
+//! - **S1** A sequence at or above the floor is done at most once: its reply is kept until the
+//!   floor passes it.
+//! - **S2** The floor never goes back. It rises with `first_unacknowledged`, and past the oldest
+//!   reply when a client has too many.
 //! - **S3** A client whose session was dropped (silence, or too many clients) is remembered as
 //!   forgotten and refused, because its request may be a retry of one that was done. It must take a
 //!   new client id. Forgotten clients are themselves kept up to a limit, the oldest going first: a
@@ -20,8 +20,8 @@
 //!   default limits that takes over 16 thousand clients in between.
 //! - **S4** What is kept is a function of the log: order of use is by log time, ties by client id.
 //!
-//! Sessions live in memory. A batch writes one record for each client that it heard from, not one for
-//! each command.
+//! Sessions live in memory. A batch writes one record for each client that it heard from, not one
+//! for each command.
 
 mod replies;
 mod table;

@@ -29,8 +29,8 @@ pub struct SnapshotReader {
 }
 
 impl ShardMachine {
-    /// Reads the whole state as `view` has it, in chunks of about `chunk_bytes_max`; one pair may be
-    /// larger.
+    /// Reads the whole state as `view` has it, in chunks of about `chunk_bytes_max`; one pair may
+    /// be larger.
     ///
     /// # Errors
     /// When the view holds nothing of the shard, or can't be read.
@@ -62,7 +62,8 @@ impl ShardMachine {
 }
 
 impl Scope {
-    /// Everything of the shard that a snapshot carries but the counters, in the order in which it goes.
+    /// Everything of the shard that a snapshot carries but the counters, in the order in which it
+    /// goes.
     pub(super) fn parts(&self) -> [(Part, Tree, Span); 3] {
         let (start, end) = (&self.range.start, self.range_end());
         [
@@ -121,7 +122,8 @@ impl SnapshotReader {
                 pairs.push((*part, key, value));
             }
             if is_full {
-                // The next chunk goes on behind the last pair of this one, if that was of this part.
+                // The next chunk goes on behind the last pair of this one, if that was of this
+                // part.
                 if let Some((_, key, _)) = pairs.last().filter(|(last, _, _)| last == part) {
                     span.0 = Bound::Excluded(key.clone());
                 }

@@ -8,8 +8,8 @@ use bytes::Bytes;
 
 use super::index::WatchIndex;
 use super::ring::EventRing;
-use super::{Event, EventKind};
 use crate::error::MachineError;
+use crate::event::{Event, EventKind};
 use crate::keys::{borrowed, parse_change_key};
 use crate::kv::{ChangeKind, ChangeRecord, check_covers, read_version};
 use crate::machine::ShardMachine;
@@ -55,8 +55,8 @@ impl Default for WatchLimits {
     }
 }
 
-/// The bounds of one poll. A revision that crosses them is still delivered whole, unless the watcher
-/// takes fragments.
+/// The bounds of one poll. A revision that crosses them is still delivered whole, unless the
+/// watcher takes fragments.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PollLimits {
     /// Events.
@@ -85,8 +85,8 @@ pub enum Poll {
 pub struct WatchBatch {
     /// In order; those of one revision are neighbours.
     pub events: Vec<Event>,
-    /// Every event of the watcher up to here was delivered, this batch included. A watcher that is lost
-    /// resumes behind it.
+    /// Every event of the watcher up to here was delivered, this batch included. A watcher that is
+    /// lost resumes behind it.
     pub through: Revision,
     /// The last revision goes on in the next batch.
     pub is_fragment: bool,
@@ -209,8 +209,8 @@ impl WatchHub {
         }
     }
 
-    /// Takes in what a batch of the machine changed. `through` is the machine's revision after it; the
-    /// engine has it written.
+    /// Takes in what a batch of the machine changed. `through` is the machine's revision after it;
+    /// the engine has it written.
     pub fn feed(&mut self, events: Vec<Event>, through: Revision) {
         for event in events {
             let (revision, before) = (event.revision, self.through);
@@ -230,8 +230,8 @@ impl WatchHub {
         self.ring.shrink();
     }
 
-    /// Goes on after the machine was replaced by a snapshot's: what the watchers missed is read from
-    /// the engine, if it is kept there.
+    /// Goes on after the machine was replaced by a snapshot's: what the watchers missed is read
+    /// from the engine, if it is kept there.
     pub fn reset(&mut self, through: Revision) {
         let missed = self.through.next();
         self.through = through;
@@ -245,8 +245,8 @@ impl WatchHub {
         }
     }
 
-    /// The next watcher that has something to get. It leaves the queue: poll it now, or, if its reader
-    /// has no room, when it has; nothing is lost meanwhile.
+    /// The next watcher that has something to get. It leaves the queue: poll it now, or, if its
+    /// reader has no room, when it has; nothing is lost meanwhile.
     pub fn next_ready(&mut self) -> Option<WatchId> {
         while let Some(id) = self.queue.pop_front() {
             if let Some(watcher) = self.watchers.get_mut(&id) {
@@ -257,8 +257,8 @@ impl WatchHub {
         None
     }
 
-    /// Delivers the next events of a watcher and moves its cursor behind them. A watcher with nothing
-    /// to get is told how far it is.
+    /// Delivers the next events of a watcher and moves its cursor behind them. A watcher with
+    /// nothing to get is told how far it is.
     ///
     /// # Errors
     /// When the engine fails or contradicts itself: the replica is damaged.

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use super::WatchId;
 use crate::query::KeyEnd;
 
-/// Watchers by range. Single keys and prefixes, which is what nearly all watch, are looked up; other
-/// ranges are gone through, each distinct one once.
+/// Watchers by range. Single keys and prefixes, which is what nearly all watch, are looked up;
+/// other ranges are gone through, each distinct one once.
 #[derive(Default, Debug)]
 pub(super) struct WatchIndex {
     keys: BTreeMap<Bytes, BTreeSet<WatchId>>,

@@ -18,21 +18,21 @@
 //!
 //! - **W1** A watcher gets every event of its range and filters from its start on, in order of
 //!   revision, and no event twice.
-//! - **W2** A revision is delivered whole, except in marked fragments if the watcher asked for them.
+//! - **W2** A revision is delivered whole, except in marked fragments if the watcher asked for
+//!   them.
 //! - **W3** `through` of a batch covers only what was delivered with it or before (trap T41).
-//! - **W4** No event below the start is delivered, also when the start was in the future (trap T42).
+//! - **W4** No event below the start is delivered, also when the start was in the future (trap
+//!   T42).
 //! - **W5** A watcher that needs what is compacted away is ended, with the revision to start from;
 //!   nothing is skipped in silence.
 //! - **W6** A slow watcher costs one cursor, whatever it has missed (trap T43).
 //!
 //! The hub is not replicated state: it may be dropped and made anew at any revision.
 
-mod event;
 mod hub;
 mod index;
 mod ring;
 
-pub use event::{Event, EventKind};
 pub use hub::{
     Poll, PollLimits, WatchBatch, WatchEnd, WatchHub, WatchId, WatchLimits, WatchRequest,
 };

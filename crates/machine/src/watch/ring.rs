@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use atoll_base::Revision;
 
-use super::Event;
+use crate::event::Event;
 
 /// Whole revisions, oldest first, bounded by bytes.
 #[derive(Debug)]
