@@ -1,0 +1,188 @@
+//! The client: what is shared by everything made from it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use atoll_base::Failure;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::call::Inner;
+use crate::follow::{Follower, Outcome};
+use crate::keyspace::Keyspace;
+use crate::link::{Link, Links, RemoteLinks};
+use crate::map::NodeSessions;
+use crate::options::Options;
+
+/// A client of one cluster. Cloning is cheap; all clones share connections, shard map and limits.
+/// Everything stops when the last clone, and the last handle made from one, is dropped.
+#[derive(Clone)]
+pub struct Client {
+    pub(crate) shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) inner: Arc<Inner>,
+    follower: JoinHandle<()>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.follower.abort();
+    }
+}
+
+impl Client {
+    /// Connects to a cluster through any of its nodes, `host:port` each, with default [`Options`].
+    ///
+    /// One reachable node is enough; the others are learned from it. Must be called within a tokio
+    /// runtime.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for an address that is none, and why no node could be asked when none
+    /// answered within [`Options::timeout`].
+    ///
+    /// # Examples
+    /// ```no_run
+    /// # async fn example() -> Result<(), atoll_client::Failure> {
+    /// let client = atoll_client::Client::connect(["127.0.0.1:7400", "127.0.0.1:7410"]).await?;
+    /// client.keyspace("default").put("greeting", "hello").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn connect<A: AsRef<str>>(
+        addresses: impl IntoIterator<Item = A>,
+    ) -> Result<Self, Failure> {
+        Self::builder().addresses(addresses).connect().await
+    }
+
+    /// A client with other settings.
+    #[must_use]
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::default()
+    }
+
+    /// A handle to the keyspace of this name. Nothing is asked yet: whether it exists shows when it is
+    /// used.
+    #[must_use]
+    pub fn keyspace(&self, name: &str) -> Keyspace {
+        Keyspace::new(self.clone(), name)
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.shared.inner
+    }
+
+    pub(crate) fn default_deadline(&self) -> Instant {
+        Instant::now() + self.inner().options.timeout
+    }
+}
+
+/// Makes a [`Client`].
+#[derive(Default)]
+pub struct ClientBuilder {
+    addresses: Vec<String>,
+    options: Options,
+    local: BTreeMap<String, Arc<dyn Link>>,
+    links: Option<Arc<dyn Links>>,
+}
+
+impl ClientBuilder {
+    /// Nodes to ask first.
+    #[must_use]
+    pub fn addresses<A: AsRef<str>>(mut self, addresses: impl IntoIterator<Item = A>) -> Self {
+        self.addresses.extend(addresses.into_iter().map(|a| a.as_ref().to_owned()));
+        self
+    }
+
+    /// Settings.
+    #[must_use]
+    pub fn options(mut self, options: Options) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Reaches the node that the catalog knows by `address` over this link instead of the network:
+    /// how a node asks itself. It is also one of the nodes to ask first.
+    #[must_use]
+    pub fn local(mut self, address: &str, link: Arc<dyn Link>) -> Self {
+        self.addresses.insert(0, address.to_owned());
+        self.local.insert(address.to_owned(), link);
+        self
+    }
+
+    /// Reaches all other nodes by these links instead of the network.
+    #[must_use]
+    pub fn links(mut self, links: Arc<dyn Links>) -> Self {
+        self.links = Some(links);
+        self
+    }
+
+    /// Starts the client without waiting for the cluster: calls wait until the shard map is known.
+    /// Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for an address that is none.
+    pub fn start(self) -> Result<Client, Failure> {
+        let options = self.options;
+        let remote = self.links.unwrap_or_else(|| {
+            Arc::new(RemoteLinks::new(options.message_bytes_max, options.connect_timeout))
+        });
+        let links: Arc<dyn Links> = Arc::new(Overlay { local: self.local, remote });
+        let seed = |address: &String| NodeSessions::start(address, &*links, &options).map(Arc::new);
+        let seeds = self.addresses.iter().map(seed).collect::<Result<Vec<_>, _>>()?;
+        let (sender, outcome) = watch::channel(Outcome::NONE);
+        let inner = Arc::new(Inner::new(options, links, outcome));
+        let follower = Follower { inner: Arc::clone(&inner), seeds, outcome: sender };
+        let follower = tokio::spawn(follower.run());
+        Ok(Client { shared: Arc::new(Shared { inner, follower }) })
+    }
+
+    /// Starts the client and waits until it knows the cluster.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub async fn connect(self) -> Result<Client, Failure> {
+        let client = self.start()?;
+        client.ready().await?;
+        Ok(client)
+    }
+}
+
+impl Client {
+    /// Waits until the shard map is known.
+    ///
+    /// # Errors
+    /// Why the catalog cannot be read, after [`Options::timeout`].
+    pub async fn ready(&self) -> Result<(), Failure> {
+        let inner = self.inner();
+        let mut outcome = inner.outcome.clone();
+        let known = outcome.wait_for(|_| inner.map.load().catalog.cluster().is_some());
+        let known = tokio::time::timeout_at(self.default_deadline(), known).await;
+        if known.is_ok() {
+            return Ok(());
+        }
+        let last = inner.outcome.borrow().failure.clone();
+        Err(last.unwrap_or_else(|| {
+            let limit = inner.options.timeout;
+            let text = format!("no node gave the shard map within {limit:?}");
+            Failure::new(atoll_base::Code::Unreachable, text)
+        }))
+    }
+}
+
+/// Local links first.
+struct Overlay {
+    local: BTreeMap<String, Arc<dyn Link>>,
+    remote: Arc<dyn Links>,
+}
+
+impl Links for Overlay {
+    fn link(&self, address: &str) -> Result<Arc<dyn Link>, Failure> {
+        match self.local.get(address) {
+            Some(link) => Ok(Arc::clone(link)),
+            None => self.remote.link(address),
+        }
+    }
+}
