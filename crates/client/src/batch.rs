@@ -94,7 +94,11 @@ impl Batch {
         while let Some(part) = running.join_next().await {
             match part {
                 Ok(Ok(applied)) => {
-                    debug_assert!(matches!(applied.reply, Reply::Txn { .. }), "{:?}", applied.reply);
+                    debug_assert!(
+                        matches!(applied.reply, Reply::Txn { .. }),
+                        "{:?}",
+                        applied.reply
+                    );
                     done += 1;
                 }
                 Ok(Err(failure)) => failed = failed.or(Some(failure)),

@@ -79,7 +79,9 @@ impl CommandIds {
             let open = IDENTITIES_MAX * WINDOW as usize;
             return Err(Failure::new(
                 Code::Overloaded,
-                format!("this client has {open} changes of one shard open, at most so many are allowed"),
+                format!(
+                    "this client has {open} changes of one shard open, at most so many are allowed"
+                ),
             ));
         }
         let mut identity = Identity::new();

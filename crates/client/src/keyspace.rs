@@ -305,7 +305,8 @@ impl Keyspace {
     ) -> Result<Revision, Failure> {
         let consistency = Consistency::Linearizable;
         // Any key will do: the answer names the shard's revision.
-        let key = if shard.start.is_empty() { Bytes::from_static(&[0]) } else { shard.start.clone() };
+        let key =
+            if shard.start.is_empty() { Bytes::from_static(&[0]) } else { shard.start.clone() };
         let body = RequestBody::Get { key, at: None, consistency };
         match self.inner().read(Where::Shard(shard.shard), body, deadline).await? {
             (_, AnswerBody::Get { revision, .. }) => Ok(revision),

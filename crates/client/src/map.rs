@@ -97,7 +97,9 @@ impl ShardMap {
             };
             match sessions {
                 Ok(sessions) => drop(nodes.insert(node.id, sessions)),
-                Err(failure) => tracing::warn!(node = %node.id, %failure, "node has no usable address"),
+                Err(failure) => {
+                    tracing::warn!(node = %node.id, %failure, "node has no usable address")
+                }
             }
         }
         let state = |d: &Descriptor| {
@@ -123,7 +125,8 @@ impl ShardMap {
         };
         self.catalog.shard_of(known.record.id, key).ok_or_else(|| {
             let key = key.escape_ascii();
-            let text = format!("no shard of keyspace {keyspace} holds key \"{key}\" at this moment");
+            let text =
+                format!("no shard of keyspace {keyspace} holds key \"{key}\" at this moment");
             Failure::new(Code::StaleEpoch, text)
         })
     }

@@ -81,7 +81,10 @@ enum Status {
     /// Calls gather until the attempt ends.
     Connecting,
     Up,
-    Down { failure: Failure, until: Instant },
+    Down {
+        failure: Failure,
+        until: Instant,
+    },
 }
 
 /// What a call asks and of whom.
@@ -149,7 +152,9 @@ impl Session {
             let address = &self.shared.address;
             Failure::new(
                 Code::DeadlineExceeded,
-                format!("deadline passed before the call to {address} was sent: {max} others are open"),
+                format!(
+                    "deadline passed before the call to {address} was sent: {max} others are open"
+                ),
             )
             .with_happened(Happened::No)
         };
@@ -298,7 +303,9 @@ impl Shared {
         for slot in ended {
             let failure = match slot.happened() {
                 Happened::No => failure.clone(),
-                happened => Failure::new(Code::Indeterminate, &*failure.message).with_happened(happened),
+                happened => {
+                    Failure::new(Code::Indeterminate, &*failure.message).with_happened(happened)
+                }
             };
             slot.finish(Err(failure));
         }

@@ -126,7 +126,10 @@ pub(crate) async fn commit(keyspace: &Keyspace, op: TxnOp) -> Result<TxnDone, Fa
     let mut ranges = Vec::new();
     ranges_of(&op, &mut ranges);
     let Some((first, _)) = ranges.first() else {
-        return Err(Failure::new(Code::InvalidArgument, "the transaction has no conditions and no steps"));
+        return Err(Failure::new(
+            Code::InvalidArgument,
+            "the transaction has no conditions and no steps",
+        ));
     };
     let deadline = keyspace.deadline();
     let whom = Where::Key { keyspace: &keyspace.name, key: first };

@@ -16,9 +16,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::call::{Place, Where};
+use crate::call::Where;
 use crate::keys::Keys;
 use crate::keyspace::Keyspace;
+use crate::map::Place;
 use crate::session::{WatchItem, WatchStream};
 
 /// Batches that wait for the consumer; more wait in the sessions, within their limits.
@@ -274,7 +275,10 @@ impl ShardWatch {
                 Some(_) => match tokio::time::timeout_at(deadline, stream.next()).await {
                     Ok(item) => item,
                     Err(_) => {
-                        let text = format!("deadline passed before the watch of shard {} stood", self.shard);
+                        let text = format!(
+                            "deadline passed before the watch of shard {} stood",
+                            self.shard
+                        );
                         return End::Failed(Failure::new(Code::DeadlineExceeded, text));
                     }
                 },

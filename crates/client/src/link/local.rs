@@ -100,8 +100,9 @@ struct LocalAnswers {
 impl AnswerSource for LocalAnswers {
     fn receive<'a>(&'a mut self, out: &'a mut Vec<Reply>) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
-            let closed =
-                || Failure::new(Code::Indeterminate, "the node in this process hung up on its caller");
+            let closed = || {
+                Failure::new(Code::Indeterminate, "the node in this process hung up on its caller")
+            };
             let answers = self.answers.recv().await.ok_or_else(closed)?;
             out.extend(answers.into_iter().map(|a| (a.id, a.body)));
             while let Ok(more) = self.answers.try_recv() {

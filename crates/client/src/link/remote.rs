@@ -93,23 +93,22 @@ struct RemoteCalls {
 
 impl RemoteCalls {
     /// The wire form, or why the call cannot be sent.
-    fn encode(&self, call: Call, now: Time) -> Result<(pb::Call, usize), Reply> {
-        let id = call.id;
+    fn encode(&self, call: Call, now: Time) -> Result<(pb::Call, usize), Failure> {
         let deadline = call.deadline.saturating_duration_since(self.started);
         let request = Request {
             origin: Origin(0),
-            id,
+            id: call.id,
             shard: call.shard,
             epoch: call.epoch,
             deadline: Time::ZERO.after(deadline),
             body: call.body,
         };
-        let wire = encode_call(request, now).map_err(|failure| (id, Err(failure)))?;
+        let wire = encode_call(request, now)?;
         let bytes = prost::Message::encoded_len(&wire) + CALL_OVERHEAD;
         if bytes > self.bytes_max {
             let max = self.bytes_max;
             let text = format!("the call has {bytes} bytes, a message has at most {max}");
-            return Err((id, Err(Failure::new(Code::TooLarge, text))));
+            return Err(Failure::new(Code::TooLarge, text));
         }
         Ok((wire, bytes))
     }
@@ -131,10 +130,11 @@ impl CallSink for RemoteCalls {
             let frame_max = FRAME_BYTES.min(self.bytes_max);
             let (mut frame, mut size) = (Vec::with_capacity(calls.len()), 0);
             for call in calls.drain(..) {
+                let id = call.id;
                 let (wire, bytes) = match self.encode(call, now) {
                     Ok(encoded) => encoded,
-                    Err(reply) => {
-                        refused.push(reply);
+                    Err(failure) => {
+                        refused.push((id, Err(failure)));
                         continue;
                     }
                 };

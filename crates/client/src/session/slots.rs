@@ -64,7 +64,8 @@ impl Slots {
         self.calls += usize::from(matches!(slot, Slot::Call { .. }));
         let index = self.free.pop().unwrap_or_else(|| {
             self.places.push(Place { generation: 0, slot: None });
-            u32::try_from(self.places.len() - 1).expect("calls in flight are bounded far below 2^32")
+            u32::try_from(self.places.len() - 1)
+                .expect("calls in flight are bounded far below 2^32")
         });
         let place = &mut self.places[index as usize];
         place.generation = place.generation.wrapping_add(1);

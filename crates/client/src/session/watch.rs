@@ -78,8 +78,7 @@ pub(crate) struct WatchStream {
 /// Both ends of a buffer of at most `bytes_max` bytes of events.
 pub(super) fn pair(bytes_max: usize) -> (WatchFeed, WatchBuffer) {
     let bytes_max = bytes_max as u64;
-    let shared =
-        Arc::new(Shared { buffer: Mutex::default(), arrived: Notify::new(), bytes_max });
+    let shared = Arc::new(Shared { buffer: Mutex::default(), arrived: Notify::new(), bytes_max });
     (WatchFeed { shared: Arc::clone(&shared) }, WatchBuffer { shared })
 }
 
