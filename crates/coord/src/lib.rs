@@ -17,5 +17,5 @@ pub use catalog::Catalog;
 pub use descriptor::{Descriptor, Protocol, ReplicaMember, ShardOptions};
 pub use request::{
     Answer, AnswerBody, Consistency, FollowerStatus, Origin, ReplicaStatus, Request, RequestBody,
-    Told, WatchEvents, WatchSpec,
+    Told, WATCH_CREDIT, WatchEvents, WatchSpec,
 };

@@ -57,6 +57,12 @@ pub enum RequestBody {
         /// The watch call's id.
         watch: u64,
     },
+    /// One batch of events of this watch was handed on: another may come. Not answered. A watch may be
+    /// [`WATCH_CREDIT`] batches ahead of its reader.
+    WatchCredit {
+        /// The watch call's id.
+        watch: u64,
+    },
     /// Hands leadership to a member.
     Transfer(NodeId),
     /// Makes these the members of the group, through a joint configuration where needed.
@@ -76,6 +82,9 @@ pub enum Consistency {
         max: Option<Duration>,
     },
 }
+
+/// How many batches of events a watch may be ahead of its reader.
+pub const WATCH_CREDIT: u32 = 4;
 
 /// What a watch wants to see.
 #[derive(Clone, Debug)]

@@ -1,0 +1,266 @@
+//! Replicas come and go as the catalog says.
+//!
+//! A replica is made when a descriptor names this node, from whatever its log still holds, and
+//! deleted only when the catalog says `dropped`: a missing description never deletes (trap T15).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use atoll_base::{KeyspaceId, NodeId, ShardId, Time};
+use atoll_coord::Descriptor;
+use atoll_machine::{
+    Event, EventKind, KeyEnd, KeyRange, KeyValue, MachineError, RangeQuery, Record, ShardMachine,
+};
+use atoll_raft::{Config, Input, Membership, ReadError, Role};
+use atoll_replica::raft_group::{GroupStart, RaftGroup};
+use atoll_storage::{
+    Engine, LogReaderHandle, LogRecord, RecoveredShard, ShardLog, Tree, WriteBatch,
+};
+use bytes::Bytes;
+
+use crate::config::LaneConfig;
+use crate::lane::Lane;
+use crate::output::Output;
+use crate::records::{self, RecordsError};
+use crate::replica::{Condition, Replica};
+
+/// Why a lane can't start.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// What the lane keeps about its replicas can't be read.
+    #[error("lane can't start")]
+    Records(#[from] RecordsError),
+    /// A shard's log can't be read where it must be.
+    #[error("lane can't start: log of shard {shard}")]
+    Log {
+        /// Whose log.
+        shard: ShardId,
+        /// What is wrong with it.
+        #[source]
+        source: ReadError,
+    },
+}
+
+/// What a lane starts from.
+pub struct LaneStart {
+    /// Where applied state lives.
+    pub engine: Arc<dyn Engine>,
+    /// Reads log entries that left memory.
+    pub log: LogReaderHandle,
+    /// What the log held of this lane's shards.
+    pub recovered: BTreeMap<ShardId, RecoveredShard>,
+    /// Shards known before any catalog is: shard 1 as the founding members describe it.
+    pub founding: Vec<Descriptor>,
+}
+
+impl Lane {
+    /// Starts every replica that this node has in this lane.
+    ///
+    /// # Errors
+    /// [`OpenError`]; damage of one shard does not fail the lane but sends that replica to be rebuilt.
+    pub fn open(config: LaneConfig, now: Time, start: LaneStart) -> Result<Self, OpenError> {
+        let (lane, lanes) = (u64::from(config.lane.0), u64::from(config.lanes));
+        let mine = |d: &Descriptor| d.shard.0 % lanes == lane;
+        let mut known: BTreeMap<ShardId, Descriptor> =
+            start.founding.into_iter().filter(mine).map(|d| (d.shard, d)).collect();
+        for descriptor in records::descriptors(start.engine.as_ref())?.into_iter().filter(mine) {
+            known.insert(descriptor.shard, descriptor);
+        }
+        let mut this = Self::empty(config, start.engine, start.log, now);
+        this.undescribed = start.recovered;
+        for descriptor in known.into_values() {
+            this.create(descriptor)?;
+        }
+        this.tell_catalog();
+        Ok(this)
+    }
+
+    /// The whole catalog as events, so that the node's view of it starts complete.
+    pub(crate) fn tell_catalog(&mut self) {
+        let Some(replica) = self.replicas.get(&ShardId::SYSTEM) else { return };
+        let Some(machine) = replica.machine() else { return };
+        let engine = self.turn.engine.clone();
+        let mut query = RangeQuery::new(Bytes::new(), KeyEnd::ToEnd);
+        loop {
+            let view = engine.view();
+            let page = match machine.range(view.as_ref(), &query) {
+                Ok(page) => page,
+                Err(failure) => {
+                    tracing::error!(%failure, "catalog can't be read");
+                    return;
+                }
+            };
+            self.turn.catalog.extend(page.kvs.into_iter().map(put_event));
+            let Some(next) = page.more else { return };
+            query.start = next;
+        }
+    }
+
+    pub(crate) fn on_catalog(&mut self, descriptors: Vec<Descriptor>, output: &mut Output) {
+        let (lane, lanes) = (u64::from(self.turn.config.lane.0), u64::from(self.turn.config.lanes));
+        let mut dropped: Vec<KeyspaceId> = Vec::new();
+        for descriptor in descriptors {
+            if descriptor.dropped && !dropped.contains(&descriptor.keyspace) {
+                dropped.push(descriptor.keyspace);
+            }
+            if descriptor.shard.0 % lanes != lane {
+                continue;
+            }
+            if descriptor.dropped {
+                self.destroy(&descriptor);
+            } else {
+                self.describe(descriptor);
+            }
+        }
+        output.dropped.extend(dropped);
+    }
+
+    fn describe(&mut self, descriptor: Descriptor) {
+        let shard = descriptor.shard;
+        if let Some(replica) = self.replicas.get(&shard) {
+            if replica.descriptor.epoch < descriptor.epoch {
+                records::put_descriptor(&mut self.turn.applied, &descriptor);
+                self.guarded(shard, |replica, _| {
+                    replica.group.advance_epoch(descriptor.epoch);
+                    replica.descriptor = descriptor;
+                });
+            }
+            return;
+        }
+        let node = self.turn.config.node;
+        if descriptor.members.iter().any(|m| m.node == node)
+            && let Err(e) = self.create(descriptor)
+        {
+            tracing::error!(shard = shard.0, error = %e, "replica can't be made");
+        }
+    }
+
+    /// Makes the replica that `descriptor` describes, from what the log and the engine hold of it.
+    fn create(&mut self, descriptor: Descriptor) -> Result<(), OpenError> {
+        let shard = descriptor.shard;
+        let engine = self.turn.engine.clone();
+        let recovered = self.undescribed.remove(&shard);
+        let tail_bytes = self.turn.config.raft.tail_bytes_max;
+        let log = self.log.clone();
+        let mut recovered = recovered.unwrap_or_else(|| RecoveredShard {
+            hard_state: None,
+            log: ShardLog::new(shard, tail_bytes, Some(log)),
+            damaged: None,
+        });
+        recovered.log.limit_payload_bytes(tail_bytes);
+        let damage = recovered.damaged.take();
+        let range = KeyRange { start: descriptor.start.clone(), end: descriptor.end.clone() };
+        let limits = self.turn.config.limits.machine.clone();
+        let opened = ShardMachine::open(shard, descriptor.keyspace, range, limits, engine.as_ref());
+        let before_log = recovered.log.first_index().prev();
+        let (condition, applied) = match (opened, damage) {
+            (Ok(machine), None) if machine.applied() >= before_log => {
+                let applied = machine.applied();
+                (Condition::Serving(Box::new(machine)), applied)
+            }
+            (Ok(machine), None) => {
+                let applied = machine.applied();
+                let reason = format!("engine ends at {applied}, log begins after {before_log}");
+                (Condition::Rebuilding { reason }, before_log)
+            }
+            (Ok(_), Some(reason)) => (Condition::Rebuilding { reason }, before_log),
+            (Err(e), _) => (Condition::Rebuilding { reason: text_of(&e) }, before_log),
+        };
+        let membership = records::membership(engine.as_ref(), shard)?;
+        let start = GroupStart {
+            shard,
+            epoch: descriptor.epoch,
+            recovered,
+            membership: membership.unwrap_or_else(|| founding_members(&descriptor)),
+            applied,
+        };
+        let config = raft_config(&self.turn.config, &descriptor, self.turn.now);
+        let group = RaftGroup::new(config, self.turn.now, start)
+            .map_err(|source| OpenError::Log { shard, source })?;
+        records::put_descriptor(&mut self.turn.applied, &descriptor);
+        let rebuilding = matches!(condition, Condition::Rebuilding { .. });
+        self.replicas
+            .insert(shard, Replica::new(descriptor, group, condition, &self.turn.config.limits));
+        self.guarded(shard, |replica, turn| {
+            let input = if rebuilding { Input::Damaged } else { Input::Tick };
+            replica.step(input, turn);
+            replica.absorb(turn);
+        });
+        Ok(())
+    }
+
+    /// The one order that deletes data.
+    fn destroy(&mut self, descriptor: &Descriptor) {
+        let shard = descriptor.shard;
+        let known = self.undescribed.remove(&shard).is_some();
+        let replica = self.replicas.remove(&shard);
+        if let Some(mut replica) = replica {
+            replica.quarantine("keyspace was dropped".to_owned(), &mut self.turn);
+            if let Some(at) = replica.timer {
+                self.forget_timer(at, shard);
+            }
+        } else if !known {
+            return;
+        }
+        self.leaders.remove(&shard);
+        self.turn.sink.batch.records.push(LogRecord::ShardRemoved { shard });
+        records::remove(&mut self.turn.applied, shard);
+        erase_shard_records(shard, &mut self.turn.applied);
+    }
+}
+
+/// Deletes what belongs to the shard itself; the keyspace's trees go as a whole.
+fn erase_shard_records(shard: ShardId, batch: &mut WriteBatch) {
+    let (from, to) = (shard.0.to_be_bytes(), (shard.0 + 1).to_be_bytes());
+    batch.delete_range(Tree::Meta, from.to_vec(), Some(Bytes::copy_from_slice(&to)));
+}
+
+fn text_of(error: &MachineError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+fn put_event(kv: KeyValue) -> Event {
+    let record = Record {
+        mod_revision: kv.mod_revision,
+        create_revision: kv.create_revision,
+        version: kv.version,
+        lease: kv.lease,
+        value: kv.value,
+    };
+    Event { revision: kv.mod_revision, key: kv.key, kind: EventKind::Put(record), previous: None }
+}
+
+fn founding_members(descriptor: &Descriptor) -> Membership {
+    let mut membership = Membership::default();
+    for member in &descriptor.members {
+        membership.members.insert(member.node, member.role);
+    }
+    // The first member of a descriptor is who should lead, so that leaders spread over the nodes.
+    if let Some(first) = descriptor.members.iter().find(|m| m.role == Role::Voter) {
+        membership.priorities.insert(first.node, 1);
+    }
+    membership
+}
+
+fn raft_config(config: &LaneConfig, descriptor: &Descriptor, now: Time) -> Config {
+    let NodeId(node) = config.node;
+    let seed = config.seed ^ node.rotate_left(40) ^ descriptor.shard.0.rotate_left(20) ^ now.0;
+    let raft = &config.raft;
+    let mut made = Config::new(config.node, seed);
+    made.election_timeout_min = raft.election_timeout_min;
+    made.heartbeat_interval = raft.heartbeat_interval;
+    made.append_bytes_max = raft.append_bytes_max;
+    made.inflight_messages_max = raft.inflight_messages_max;
+    made.inflight_bytes_max = raft.inflight_bytes_max;
+    made.uncommitted_bytes_max = raft.uncommitted_bytes_max;
+    made.tail_bytes_max = raft.tail_bytes_max;
+    made.lease_reads = descriptor.options.lease_reads;
+    made.lease_margin = raft.election_timeout_min / 5;
+    made
+}

@@ -1,0 +1,353 @@
+//! The lane: many replicas, one owner, one turn at a time.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use atoll_base::{Code, Failure, LogIndex, NodeId, ShardId, Ticket, Time, Timestamp};
+use atoll_coord::Request;
+use atoll_replica::{CoreWrite, PeerBody, PeerMessage};
+use atoll_storage::{Engine, LogReaderHandle, RecoveredShard, WrittenEntry};
+
+use crate::config::LaneConfig;
+use crate::input::Input;
+use crate::output::{LogWrite, Output};
+use crate::replica::{Condition, Replica};
+use crate::turn::Turn;
+use crate::upkeep::LaneUpkeep;
+
+/// A log write that is on its way to the disk.
+struct InFlight {
+    ticket: Ticket,
+    writes: Vec<CoreWrite>,
+}
+
+/// Owns the replicas of its shards and steps them, a turn at a time.
+pub struct Lane {
+    pub(crate) turn: Turn,
+    pub(crate) log: LogReaderHandle,
+    pub(crate) replicas: BTreeMap<ShardId, Replica>,
+    /// Logs recovered for shards that nothing describes yet. Absence never deletes (trap T15): they
+    /// wait for the catalog.
+    pub(crate) undescribed: BTreeMap<ShardId, RecoveredShard>,
+    pub(crate) upkeep: LaneUpkeep,
+    pub(crate) leaders: BTreeMap<ShardId, Option<NodeId>>,
+    touched: Vec<ShardId>,
+    timers: BTreeSet<(Time, ShardId)>,
+    in_flight: VecDeque<InFlight>,
+    last_ticket: Ticket,
+    work_left: bool,
+}
+
+impl Lane {
+    /// A lane without replicas; `open` fills it.
+    pub(crate) fn empty(
+        config: LaneConfig,
+        engine: Arc<dyn Engine>,
+        log: LogReaderHandle,
+        now: Time,
+    ) -> Self {
+        let mut turn = Turn::new(config, engine);
+        turn.now = now;
+        Self {
+            upkeep: LaneUpkeep::new(now, turn.config.upkeep.persist_interval),
+            turn,
+            log,
+            replicas: BTreeMap::new(),
+            undescribed: BTreeMap::new(),
+            leaders: BTreeMap::new(),
+            touched: Vec::new(),
+            timers: BTreeSet::new(),
+            in_flight: VecDeque::new(),
+            last_ticket: Ticket::ZERO,
+            work_left: true,
+        }
+    }
+
+    /// Takes everything that happened since the last turn and says what to do about it.
+    ///
+    /// `wall` stamps log entries; it decides nothing. `inputs` comes back empty.
+    ///
+    /// # Panics
+    /// When a log write completes that was never issued.
+    pub fn turn(
+        &mut self,
+        now: Time,
+        wall: Timestamp,
+        inputs: &mut Vec<Input>,
+        output: &mut Output,
+    ) {
+        self.turn.now = self.turn.now.max(now);
+        self.turn.wall = self.turn.wall.max(wall);
+        for input in inputs.drain(..) {
+            self.on_input(input, output);
+        }
+        self.fire_timers();
+        self.work_left = false;
+        let touched = std::mem::take(&mut self.touched);
+        for shard in &touched {
+            self.guarded(*shard, |replica, turn| replica.flush(turn));
+        }
+        for shard in &touched {
+            let more = self.guarded(*shard, |replica, turn| replica.apply(turn));
+            if more == Some(true) {
+                self.work_left = true;
+                self.touched.push(*shard);
+            }
+        }
+        self.write_engine();
+        for shard in &touched {
+            let more = self.guarded(*shard, |replica, turn| {
+                replica.sweep(turn);
+                replica.serve(turn)
+            });
+            if more == Some(true) {
+                self.work_left = true;
+                self.touched.push(*shard);
+            }
+        }
+        self.run_upkeep(output);
+        for shard in touched {
+            self.settle(shard);
+        }
+        self.finish(output);
+    }
+
+    /// When to call `turn` at the latest; `None` when the lane waits for inputs only.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Time> {
+        if self.work_left {
+            return Some(self.turn.now);
+        }
+        let timer = self.timers.first().map(|(at, _)| *at);
+        timer.into_iter().chain(self.upkeep.next_deadline()).min()
+    }
+
+    /// Who leads `shard`, as its replica here knows.
+    #[must_use]
+    pub fn leader(&self, shard: ShardId) -> Option<NodeId> {
+        self.replicas.get(&shard)?.group.core().leader()
+    }
+
+    /// How far the replica of `shard` here has applied its log.
+    #[must_use]
+    pub fn applied(&self, shard: ShardId) -> Option<LogIndex> {
+        Some(self.replicas.get(&shard)?.applied)
+    }
+
+    fn on_input(&mut self, input: Input, output: &mut Output) {
+        match input {
+            Input::Peer { from, messages } => self.on_peer(from, messages),
+            Input::Requests(requests) => self.on_requests(requests),
+            Input::OriginGone(origin) => {
+                for replica in self.replicas.values_mut() {
+                    replica.watches.origin_gone(origin);
+                }
+            }
+            Input::Written { ticket, entries } => self.on_written(ticket, &entries),
+            Input::DiskFull(failure) => self.turn.disk_full = failure,
+            Input::Catalog(descriptors) => self.on_catalog(descriptors, output),
+            Input::Persisted { request } => self.on_persisted(request),
+            Input::PeerLiveness { node, alive } => self.on_liveness(node, alive),
+            Input::Damaged { shard, reason } => {
+                self.guarded(shard, |replica, turn| replica.damaged(reason, turn));
+            }
+        }
+    }
+
+    fn on_peer(&mut self, from: NodeId, messages: Vec<PeerMessage>) {
+        for message in messages {
+            let PeerMessage { shard, epoch, body } = message;
+            self.guarded(shard, |replica, turn| {
+                if epoch > replica.descriptor.epoch {
+                    // The sender knows a newer configuration; the catalog will tell this node too.
+                    // Terms and log matching keep consensus safe meanwhile.
+                    tracing::debug!(shard = shard.0, epoch = epoch.0, "peer is at a newer epoch");
+                }
+                match body {
+                    PeerBody::Raft(message) if message.from == from => {
+                        replica.on_raft(message, turn);
+                    }
+                    PeerBody::Raft(message) => {
+                        tracing::warn!(from = from.0, says = message.from.0, "forged sender");
+                    }
+                    PeerBody::SnapshotPull { index, term, chunk } => {
+                        replica.on_snapshot_pull(from, index, term, chunk, turn);
+                    }
+                    PeerBody::SnapshotChunk { index, term, chunk, data, crc32c, end } => {
+                        let piece = crate::incoming::Piece { chunk, data, crc32c, end };
+                        replica.on_snapshot_chunk(from, (index, term), piece, turn);
+                    }
+                }
+            });
+        }
+    }
+
+    fn on_requests(&mut self, requests: Vec<Request>) {
+        for request in requests {
+            let shard = request.shard;
+            let ask = crate::ask::Ask::of(&request);
+            let mut request = Some(request);
+            let taken = self.guarded(shard, |replica, turn| {
+                if let Some(request) = request.take() {
+                    replica.on_request(request, turn);
+                }
+            });
+            if taken.is_none() && request.is_some() {
+                let node = self.turn.config.node;
+                let text = format!("node {node} has no working replica of shard {shard}");
+                self.turn.refuse(ask, Failure::new(Code::NotLeader, text));
+            }
+        }
+    }
+
+    fn on_written(&mut self, ticket: Ticket, entries: &[WrittenEntry]) {
+        let done = self.in_flight.pop_front().expect("a completed write was issued");
+        assert_eq!(done.ticket, ticket, "log writes complete in order");
+        for entry in entries {
+            if let Some(replica) = self.replicas.get_mut(&entry.shard) {
+                replica.group.located(entry);
+            }
+        }
+        for write in done.writes {
+            self.guarded(write.shard, |replica, turn| {
+                replica.group.written(turn.now, write, &mut turn.sink);
+                replica.absorb(turn);
+            });
+        }
+    }
+
+    fn on_liveness(&mut self, node: NodeId, alive: bool) {
+        let shards: Vec<ShardId> = self.replicas.keys().copied().collect();
+        for shard in shards {
+            self.guarded(shard, |replica, turn| {
+                if replica.group.core().membership().contains(node) {
+                    replica.step(atoll_raft::Input::PeerLiveness { node, alive }, turn);
+                    replica.absorb(turn);
+                }
+            });
+        }
+    }
+
+    fn fire_timers(&mut self) {
+        while let Some((at, shard)) = self.timers.first().copied() {
+            if at > self.turn.now {
+                break;
+            }
+            self.timers.pop_first();
+            if let Some(replica) = self.replicas.get_mut(&shard) {
+                replica.timer = None;
+            }
+            self.guarded(shard, |replica, turn| {
+                replica.step(atoll_raft::Input::Tick, turn);
+                replica.absorb(turn);
+                replica.retry_incoming(turn);
+            });
+        }
+    }
+
+    /// Runs `f` on a replica and marks it touched. A failed assertion quarantines that replica alone
+    /// (STYLE 27). `None` when there is no such replica or it does not work.
+    pub(crate) fn guarded<R>(
+        &mut self,
+        shard: ShardId,
+        f: impl FnOnce(&mut Replica, &mut Turn) -> R,
+    ) -> Option<R> {
+        let replica = self.replicas.get_mut(&shard)?;
+        if replica.is_quarantined() {
+            return None;
+        }
+        if !replica.touched {
+            replica.touched = true;
+            self.touched.push(shard);
+        }
+        let turn = &mut self.turn;
+        match catch_unwind(AssertUnwindSafe(|| f(replica, turn))) {
+            Ok(result) => Some(result),
+            Err(panic) => {
+                replica.quarantine(panic_text(panic.as_ref()), turn);
+                None
+            }
+        }
+    }
+
+    pub(crate) fn forget_timer(&mut self, at: Time, shard: ShardId) {
+        self.timers.remove(&(at, shard));
+    }
+
+    fn write_engine(&mut self) {
+        let batch = std::mem::take(&mut self.turn.applied);
+        if !batch.is_empty() {
+            self.upkeep.applied_bytes += batch.byte_size() as u64;
+            if let Err(e) = self.turn.engine.write(batch) {
+                self.engine_failed(&e.to_string());
+            }
+        }
+        self.turn.answers.append(&mut self.turn.held);
+    }
+
+    /// The engine takes no more writes until the node is restarted. What was applied in memory is
+    /// not stored, so every replica that applied in this turn stops; the log still has it all.
+    fn engine_failed(&mut self, reason: &str) {
+        let text = format!("engine write failed: {reason}; free disk space and restart the node");
+        let failure = Failure::new(Code::Indeterminate, text.clone());
+        for answer in &mut self.turn.held {
+            answer.body = Err(failure.clone());
+        }
+        let shards: Vec<ShardId> = self.replicas.keys().copied().collect();
+        for shard in shards {
+            self.guarded(shard, |replica, turn| {
+                if let Condition::Serving(_) = replica.condition {
+                    replica.quarantine(text.clone(), turn);
+                }
+            });
+        }
+    }
+
+    /// Notes when the replica wants to be looked at next.
+    fn settle(&mut self, shard: ShardId) {
+        let Some(replica) = self.replicas.get_mut(&shard) else { return };
+        let stays = self.touched.contains(&shard);
+        replica.touched = stays;
+        let wanted = replica.next_deadline();
+        if wanted != replica.timer {
+            if let Some(old) = replica.timer {
+                self.timers.remove(&(old, shard));
+            }
+            if let Some(at) = wanted {
+                self.timers.insert((at, shard));
+            }
+            replica.timer = wanted;
+        }
+        let leader = replica.group.core().leader();
+        if self.leaders.insert(shard, leader) != Some(leader) {
+            self.upkeep.leaders_changed.push((shard, leader));
+        }
+    }
+
+    fn finish(&mut self, output: &mut Output) {
+        let sink = &mut self.turn.sink;
+        for (to, messages) in std::mem::take(&mut sink.messages) {
+            output.messages.entry(to).or_default().extend(messages);
+        }
+        output.answers.append(&mut self.turn.answers);
+        output.catalog.append(&mut self.turn.catalog);
+        output.leaders.append(&mut self.upkeep.leaders_changed);
+        if sink.has_no_write() {
+            return;
+        }
+        self.last_ticket = self.last_ticket.next();
+        let ticket = self.last_ticket;
+        self.in_flight.push_back(InFlight { ticket, writes: std::mem::take(&mut sink.writes) });
+        output.write = Some(LogWrite {
+            ticket,
+            batch: std::mem::take(&mut sink.batch),
+            after: std::mem::take(&mut sink.after),
+        });
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("unknown panic").to_owned()
+}

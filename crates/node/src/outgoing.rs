@@ -1,0 +1,128 @@
+//! Snapshots on their way out: a leader serves chunks to a follower that pulls them.
+//!
+//! Pulling bounds memory on both sides to a chunk or two, resumes after lost messages, and gives the
+//! follower the pace. The view that is read stays the same for the whole snapshot.
+
+use atoll_base::{LogIndex, NodeId, Term, Time, checksum};
+use atoll_machine::SnapshotReader;
+use atoll_raft::Input;
+use atoll_replica::{ChunkEnd, PeerBody, PeerMessage};
+use bytes::Bytes;
+use std::time::Duration;
+
+use crate::replica::Replica;
+use crate::turn::Turn;
+
+/// A snapshot that nobody pulled from for so long is given up: its view holds old data alive.
+const IDLE_MAX: Duration = Duration::from_secs(30);
+
+/// One snapshot being sent.
+pub(crate) struct Outgoing {
+    index: LogIndex,
+    term: Term,
+    reader: SnapshotReader,
+    /// The chunk that was made last, so that a lost one can be sent again.
+    last: Option<(u64, Bytes, ChunkEnd)>,
+    used_at: Time,
+}
+
+impl Outgoing {
+    /// The bytes of chunk `number`, if it is the last one made or the one after.
+    fn chunk(&mut self, number: u64) -> Result<Option<(Bytes, ChunkEnd)>, String> {
+        if let Some((made, data, end)) = &self.last
+            && *made == number
+        {
+            return Ok(Some((data.clone(), *end)));
+        }
+        let next = self.last.as_ref().map_or(0, |(made, ..)| made + 1);
+        if next != number {
+            return Ok(None);
+        }
+        let Some(chunk) = self.reader.next() else { return Ok(None) };
+        let chunk = chunk.map_err(|e| e.to_string())?;
+        let end = if chunk.is_last() { ChunkEnd::Last } else { ChunkEnd::More };
+        let data = chunk.encode();
+        self.last = Some((number, data.clone(), end));
+        Ok(Some((data, end)))
+    }
+}
+
+impl Replica {
+    /// Announces a snapshot of the applied state to a follower that the log can't help any more.
+    /// Called after the turn's engine write, so that the view holds what was applied.
+    pub(crate) fn start_outgoing(&mut self, to: NodeId, turn: &mut Turn) {
+        let Some(machine) = self.machine() else { return };
+        let index = self.applied;
+        let Some(term) = self.group.term_of(index) else { return };
+        let chunk_bytes = turn.config.limits.snapshot_chunk_bytes;
+        let reader = match machine.snapshot_chunks(turn.engine.view(), chunk_bytes) {
+            Ok(reader) if reader.applied() == index => reader,
+            Ok(_) => return,
+            Err(e) => {
+                tracing::error!(shard = self.shard().0, error = %e, "snapshot can't be read");
+                return;
+            }
+        };
+        let Some(message) = self.group.core().snapshot_message(to, index) else { return };
+        tracing::info!(shard = self.shard().0, to = to.0, index = index.0, "snapshot offered");
+        let outgoing = Outgoing { index, term, reader, last: None, used_at: turn.now };
+        self.outgoing.insert(to, outgoing);
+        let (to, envelope) = self.group.envelope(message);
+        turn.sink.send(to, envelope);
+    }
+
+    /// A follower asks for a chunk.
+    pub(crate) fn on_snapshot_pull(
+        &mut self,
+        from: NodeId,
+        index: LogIndex,
+        term: Term,
+        chunk: u64,
+        turn: &mut Turn,
+    ) {
+        let found = match self.outgoing.get_mut(&from) {
+            Some(out) if out.index == index && out.term == term => {
+                out.used_at = turn.now;
+                out.chunk(chunk)
+            }
+            _ => Ok(None),
+        };
+        let (data, end) = match found {
+            Ok(Some(found)) => found,
+            Ok(None) => (Bytes::new(), ChunkEnd::Gone),
+            Err(reason) => {
+                self.outgoing.remove(&from);
+                self.step(Input::SnapshotSent { to: from, index, ok: false }, turn);
+                self.absorb(turn);
+                tracing::error!(shard = self.shard().0, reason, "snapshot can't be read");
+                (Bytes::new(), ChunkEnd::Gone)
+            }
+        };
+        let crc32c = checksum::crc32c(&data);
+        let body = PeerBody::SnapshotChunk { index, term, chunk, data, crc32c, end };
+        let message = PeerMessage { shard: self.shard(), epoch: self.group.epoch(), body };
+        turn.sink.send(from, message);
+    }
+
+    /// Gives up snapshots that nobody pulls, and those that arrived.
+    pub(crate) fn sweep_outgoing(&mut self, turn: &mut Turn) {
+        if self.outgoing.is_empty() {
+            return;
+        }
+        let mut given_up = Vec::new();
+        let core = self.group.core();
+        self.outgoing.retain(|to, out| {
+            let arrived =
+                core.progress().iter().any(|(node, p)| node == to && p.matched >= out.index);
+            let idle = turn.now.since(out.used_at) > IDLE_MAX;
+            if idle && !arrived {
+                given_up.push((*to, out.index));
+            }
+            !arrived && !idle
+        });
+        for (to, index) in given_up {
+            self.step(Input::SnapshotSent { to, index, ok: false }, turn);
+            self.absorb(turn);
+        }
+    }
+}

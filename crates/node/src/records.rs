@@ -1,0 +1,89 @@
+//! What a lane itself keeps in the engine about its replicas, in `Tree::Meta`.
+//!
+//! Keys start with `fe`, which no shard's own records do (those start with a shard id, big endian),
+//! then the shard and one letter: `d` its descriptor, `m` the configuration that its applied entries
+//! made. Formats: `docs/formats/replica.md`.
+
+use std::ops::Bound;
+
+use atoll_base::ShardId;
+use atoll_base::ordkey::{KeyReader, KeyWriter, prefix_end};
+use atoll_coord::Descriptor;
+use atoll_coord::catalog::{Record, RecordKey, ShardRecord};
+use atoll_raft::Membership;
+use atoll_storage::{Direction, Engine, EngineError, Tree, WriteBatch};
+use bytes::Bytes;
+
+const PREFIX: u8 = 0xfe;
+const DESCRIPTOR: u8 = b'd';
+const MEMBERSHIP: u8 = b'm';
+
+/// Why a replica's records can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordsError {
+    /// The engine failed.
+    #[error("replica records can't be read")]
+    Engine(#[from] EngineError),
+    /// A record means nothing to this build.
+    #[error("replica record of shard {shard} can't be read: {reason}")]
+    Damaged {
+        /// Whose record.
+        shard: ShardId,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+fn key(shard: ShardId, letter: u8) -> Vec<u8> {
+    KeyWriter::with_capacity(10).u8(PREFIX).u64(shard.0).u8(letter).finish()
+}
+
+pub(crate) fn put_descriptor(batch: &mut WriteBatch, descriptor: &Descriptor) {
+    let record = ShardRecord { descriptor: descriptor.clone(), unknown: Bytes::new() };
+    let value = Record::Shard(record).encode();
+    batch.put(Tree::Meta, key(descriptor.shard, DESCRIPTOR), value);
+}
+
+pub(crate) fn put_membership(batch: &mut WriteBatch, shard: ShardId, encoded: &Bytes) {
+    batch.put(Tree::Meta, key(shard, MEMBERSHIP), encoded.clone());
+}
+
+pub(crate) fn remove(batch: &mut WriteBatch, shard: ShardId) {
+    batch.delete(Tree::Meta, key(shard, DESCRIPTOR));
+    batch.delete(Tree::Meta, key(shard, MEMBERSHIP));
+}
+
+/// The descriptors of all replicas that this node has.
+pub(crate) fn descriptors(engine: &dyn Engine) -> Result<Vec<Descriptor>, RecordsError> {
+    let view = engine.view();
+    let end = prefix_end(&[PREFIX]).expect("fe is not the last byte");
+    let range = (Bound::Included(&[PREFIX][..]), Bound::Excluded(end.as_slice()));
+    let mut found = Vec::new();
+    for pair in view.scan(Tree::Meta, range, Direction::Forward) {
+        let (name, value) = pair?;
+        let mut reader = KeyReader::new(&name);
+        let (_, shard, letter) = (reader.u8(), reader.u64(), reader.u8());
+        if letter == Some(DESCRIPTOR) {
+            let shard = ShardId(shard.unwrap_or(0));
+            let damaged = |reason: String| RecordsError::Damaged { shard, reason };
+            let record = Record::decode(&RecordKey::Shard(shard).to_bytes(), &value)
+                .map_err(|e| damaged(e.to_string()))?;
+            let Some(Record::Shard(record)) = record else {
+                return Err(damaged("it is of another kind".to_owned()));
+            };
+            found.push(record.descriptor);
+        }
+    }
+    Ok(found)
+}
+
+/// The configuration that the applied entries of `shard` made; `None` where none of them was one.
+pub(crate) fn membership(
+    engine: &dyn Engine,
+    shard: ShardId,
+) -> Result<Option<Membership>, RecordsError> {
+    let Some(bytes) = engine.get(Tree::Meta, &key(shard, MEMBERSHIP))? else { return Ok(None) };
+    Membership::decode(&bytes)
+        .map(Some)
+        .map_err(|e| RecordsError::Damaged { shard, reason: e.to_string() })
+}

@@ -1,0 +1,443 @@
+//! One replica at work: a group that agrees, a machine that applies, and everybody who waits.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use atoll_base::{
+    Code, Entry, EntryKind, Failure, LogIndex, NodeId, Revision, ShardId, Term, Time,
+};
+use atoll_coord::{AnswerBody, Descriptor};
+use atoll_machine::{KeyRange, MachineError, ShardMachine};
+use atoll_raft::{CoreRole, Input, Membership, Output, ProposalOutcome, ReadContext};
+use atoll_replica::RaftGroup;
+use bytes::Bytes;
+
+use crate::ask::Ask;
+use crate::config::Limits;
+use crate::incoming::Incoming;
+use crate::outgoing::Outgoing;
+use crate::reads::Reads;
+use crate::records;
+use crate::turn::Turn;
+use crate::watches::Watches;
+use crate::writes::{Writes, hold_replies};
+
+/// How often deadlines of waiting calls are looked at.
+const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What a replica can do at the moment.
+pub(crate) enum Condition {
+    /// It applies and serves.
+    Serving(Box<ShardMachine>),
+    /// Its state is missing or damaged: it takes part only to be rebuilt from a snapshot.
+    Rebuilding {
+        /// What was found.
+        reason: String,
+    },
+    /// Its core failed an assertion: it does nothing until the node is restarted.
+    Quarantined {
+        /// What the assertion said.
+        reason: String,
+    },
+}
+
+/// A replica of this lane.
+pub(crate) struct Replica {
+    pub(crate) descriptor: Descriptor,
+    pub(crate) group: RaftGroup,
+    pub(crate) condition: Condition,
+    pub(crate) writes: Writes,
+    pub(crate) reads: Reads,
+    pub(crate) watches: Watches,
+    pub(crate) outgoing: BTreeMap<NodeId, Outgoing>,
+    /// Followers that asked for a snapshot in this turn.
+    outgoing_wanted: Vec<NodeId>,
+    pub(crate) incoming: Option<Incoming>,
+    /// A snapshot replaced the catalog: tell the node all of it again.
+    pub(crate) catalog_changed: bool,
+    /// Applied up to here, and so much of it survives power loss in the engine.
+    pub(crate) applied: LogIndex,
+    pub(crate) persisted: LogIndex,
+    /// The group agrees up to here.
+    commit: LogIndex,
+    /// The term in which this replica last led, while it still does.
+    led: Option<Term>,
+    transfer: Option<(Ask, NodeId)>,
+    members: Option<(Ask, Membership)>,
+    sweep_at: Option<Time>,
+    /// The deadline that the lane's timers hold for it.
+    pub(crate) timer: Option<Time>,
+    pub(crate) touched: bool,
+    /// History below here was asked to be forgotten.
+    pub(crate) trimmed_to: Revision,
+    /// When this replica last heard that it was up to date, for stale reads.
+    pub(crate) fresh_at: Time,
+}
+
+impl Replica {
+    pub(crate) fn new(
+        descriptor: Descriptor,
+        group: RaftGroup,
+        condition: Condition,
+        limits: &Limits,
+    ) -> Self {
+        let applied = group.core().applied();
+        let revision = match &condition {
+            Condition::Serving(machine) => machine.revision(),
+            _ => Revision::ZERO,
+        };
+        let watches = Watches::new(revision, limits.watches_per_shard_max);
+        Self {
+            descriptor,
+            group,
+            condition,
+            writes: Writes::default(),
+            reads: Reads::default(),
+            watches,
+            outgoing: BTreeMap::new(),
+            outgoing_wanted: Vec::new(),
+            incoming: None,
+            catalog_changed: false,
+            applied,
+            persisted: applied,
+            commit: applied,
+            led: None,
+            transfer: None,
+            members: None,
+            sweep_at: None,
+            timer: None,
+            touched: false,
+            trimmed_to: Revision::ZERO,
+            fresh_at: Time::ZERO,
+        }
+    }
+
+    pub(crate) fn shard(&self) -> ShardId {
+        self.descriptor.shard
+    }
+
+    pub(crate) fn key_range(&self) -> KeyRange {
+        KeyRange { start: self.descriptor.start.clone(), end: self.descriptor.end.clone() }
+    }
+
+    pub(crate) fn machine(&self) -> Option<&ShardMachine> {
+        match &self.condition {
+            Condition::Serving(machine) => Some(machine),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn is_quarantined(&self) -> bool {
+        matches!(self.condition, Condition::Quarantined { .. })
+    }
+
+    /// Gives the core one input.
+    pub(crate) fn step(&mut self, input: Input, turn: &mut Turn) {
+        self.group.step(turn.now, input, &mut turn.sink);
+    }
+
+    /// Takes from the core's output what concerns the lane.
+    pub(crate) fn absorb(&mut self, turn: &mut Turn) {
+        let output = self.group.output();
+        if let Some(commit) = output.commit.take() {
+            self.commit = commit;
+        }
+        let reads = std::mem::take(&mut output.reads);
+        let failed = std::mem::take(&mut output.reads_failed);
+        let wanted = std::mem::take(&mut output.snapshots_wanted);
+        let offered = output.snapshot_offered.take();
+        output.role_changed = false;
+        output.membership = None;
+        for (context, index) in reads {
+            self.reads.confirmed(context.0, index);
+        }
+        for (context, leader) in failed {
+            self.reads.failed(context.0, leader, turn);
+        }
+        self.follow_leadership(turn);
+        self.outgoing_wanted.extend(wanted);
+        if let Some(offer) = offered {
+            self.start_incoming(offer, turn);
+        }
+    }
+
+    fn follow_leadership(&mut self, turn: &mut Turn) {
+        let core = self.group.core();
+        let leads = core.is_leader().then(|| core.term());
+        let leader = core.leader();
+        if leads != self.led {
+            if self.led.is_some() {
+                self.writes.leadership_lost(leader, turn);
+                self.reads.leadership_lost(leader, turn);
+                self.outgoing.clear();
+            }
+            self.led = leads;
+        }
+        if let Some((ask, to)) = self.transfer
+            && leader == Some(to)
+        {
+            self.transfer = None;
+            turn.answer(ask, AnswerBody::Transferred);
+        }
+        if self.led.is_none()
+            && let Some((ask, _)) = self.members.take()
+        {
+            let text = "leadership changed before the members did";
+            turn.refuse(ask, Failure::new(Code::Indeterminate, text).with_leader(leader));
+        }
+    }
+
+    /// Proposes what the turn gathered and asks for confirmation of its reads.
+    pub(crate) fn flush(&mut self, turn: &mut Turn) {
+        if self.writes.has_queued() {
+            let (payloads, asks) = self.writes.take_queued(turn).split();
+            match self.propose(payloads, turn) {
+                Ok((term, first)) => self.writes.appended(asks, term, first),
+                Err(failure) => self.writes.refused(asks, &failure, turn),
+            }
+        }
+        if let Some(context) = self.reads.take_queued() {
+            self.step(Input::Read(ReadContext(context)), turn);
+            self.absorb(turn);
+        }
+    }
+
+    /// Appends entries with these payloads; the term and index of the first.
+    pub(crate) fn propose(
+        &mut self,
+        payloads: Vec<Bytes>,
+        turn: &mut Turn,
+    ) -> Result<(Term, LogIndex), Failure> {
+        self.step(Input::Propose(payloads), turn);
+        let shard = self.shard();
+        let outcome = self.group.output().proposal.take();
+        self.absorb(turn);
+        match outcome {
+            Some(ProposalOutcome::Appended { term, first }) => Ok((term, first)),
+            Some(ProposalOutcome::NotLeader { leader }) => Err(not_leader(shard, leader)),
+            Some(ProposalOutcome::Refused) | None => {
+                let limit = turn.config.raft.uncommitted_bytes_max;
+                let text = format!(
+                    "shard {shard} takes no write now: {limit} bytes wait for agreement, or \
+                     leadership is being handed over"
+                );
+                Err(Failure::new(Code::Overloaded, text))
+            }
+        }
+    }
+
+    /// Applies what is committed, within the turn's budget. True when more is left.
+    pub(crate) fn apply(&mut self, turn: &mut Turn) -> bool {
+        if self.applied >= self.commit || self.machine().is_none() {
+            return false;
+        }
+        let budget = turn.config.limits.apply_bytes_per_turn;
+        let mut entries = Vec::new();
+        if let Err(e) = self.group.committed(self.applied.next(), self.commit, budget, &mut entries)
+        {
+            self.damaged(format!("committed entries can't be read: {e}"), turn);
+            return false;
+        }
+        match self.apply_entries(&entries, turn) {
+            Ok(()) => {}
+            Err(e) => {
+                self.damaged(format!("committed entries can't be applied: {e}"), turn);
+                return false;
+            }
+        }
+        self.step(Input::Applied(self.applied), turn);
+        self.absorb(turn);
+        self.applied < self.commit
+    }
+
+    fn apply_entries(&mut self, entries: &[Entry], turn: &mut Turn) -> Result<(), MachineError> {
+        let Condition::Serving(machine) = &mut self.condition else { return Ok(()) };
+        let engine = turn.engine.clone();
+        let mut batch = machine.begin(engine.as_ref());
+        for entry in entries {
+            let mut replies = Vec::new();
+            batch.apply(entry, &mut replies)?;
+            let asks = self.writes.applied(entry.term, entry.index, turn);
+            hold_replies(asks, replies, turn);
+            if entry.kind == EntryKind::Membership {
+                records::put_membership(&mut turn.applied, self.descriptor.shard, &entry.payload);
+            }
+        }
+        let (writes, events) = batch.finish()?;
+        turn.applied.append(writes);
+        if self.descriptor.shard == ShardId::SYSTEM {
+            turn.catalog.extend(events.iter().cloned());
+        }
+        self.watches.hold(events);
+        if let Some(last) = entries.last() {
+            self.applied = last.index;
+        }
+        Ok(())
+    }
+
+    /// A snapshot replaced everything up to `index`.
+    pub(crate) fn jump_to(&mut self, index: LogIndex) {
+        self.applied = index;
+        self.persisted = index;
+        self.commit = self.commit.max(index);
+    }
+
+    /// Serves what the engine now holds: reads and watches. Called after the turn's engine write.
+    /// True when more is left.
+    pub(crate) fn serve(&mut self, turn: &mut Turn) -> bool {
+        self.answer_members(turn);
+        for to in std::mem::take(&mut self.outgoing_wanted) {
+            self.start_outgoing(to, turn);
+        }
+        self.sweep_outgoing(turn);
+        let Condition::Serving(machine) = &self.condition else { return false };
+        self.reads.serve(self.applied, machine, turn);
+        match self.watches.serve(machine, turn) {
+            Ok(more) => more,
+            Err(e) => {
+                self.damaged(format!("history can't be read: {e}"), turn);
+                false
+            }
+        }
+    }
+
+    fn answer_members(&mut self, turn: &mut Turn) {
+        let Some((_, target)) = &self.members else { return };
+        let core = self.group.core();
+        let now = core.membership();
+        let done = !now.is_joint()
+            && now.members == target.members
+            && core.membership_index() <= self.applied;
+        if done && let Some((ask, _)) = self.members.take() {
+            turn.answer(ask, AnswerBody::Members { epoch: self.descriptor.epoch });
+        }
+    }
+
+    /// Hands leadership over.
+    pub(crate) fn transfer(&mut self, ask: Ask, to: NodeId, turn: &mut Turn) {
+        let core = self.group.core();
+        if core.leader() == Some(to) {
+            turn.answer(ask, AnswerBody::Transferred);
+            return;
+        }
+        if !core.membership().can_lead(to) {
+            let text = format!("node {to} is no voter of shard {}", self.shard());
+            turn.refuse(ask, Failure::new(Code::InvalidArgument, text));
+            return;
+        }
+        self.transfer = Some((ask, to));
+        self.step(Input::Transfer(to), turn);
+        self.absorb(turn);
+    }
+
+    /// Changes the group's members.
+    pub(crate) fn change_members(&mut self, ask: Ask, target: Membership, turn: &mut Turn) {
+        let shard = self.shard();
+        if let Err(e) = target.check_target(self.group.core().membership()) {
+            turn.refuse(ask, Failure::new(Code::InvalidArgument, format!("shard {shard}: {e}")));
+            return;
+        }
+        self.step(Input::ChangeMembership(target.clone()), turn);
+        let outcome = self.group.output().proposal.take();
+        match outcome {
+            Some(ProposalOutcome::Appended { .. }) => self.members = Some((ask, target)),
+            Some(ProposalOutcome::NotLeader { leader }) => {
+                turn.refuse(ask, not_leader(shard, leader));
+            }
+            Some(ProposalOutcome::Refused) | None => {
+                let text = format!("shard {shard} has another change of members under way");
+                turn.refuse(ask, Failure::new(Code::Overloaded, text));
+            }
+        }
+        self.absorb(turn);
+    }
+
+    /// Its state can't be trusted: serves nothing, votes for nothing, waits for a snapshot.
+    pub(crate) fn damaged(&mut self, reason: String, turn: &mut Turn) {
+        tracing::error!(
+            shard = self.shard().0,
+            reason,
+            "replica is damaged, rebuilding from peers"
+        );
+        self.condition = Condition::Rebuilding { reason };
+        self.incoming = None;
+        self.step(Input::Damaged, turn);
+        self.absorb(turn);
+    }
+
+    /// Answers calls whose deadline has passed.
+    pub(crate) fn sweep(&mut self, turn: &mut Turn) {
+        let due = self.sweep_at.is_some_and(|at| at <= turn.now);
+        if due {
+            self.writes.expire(turn);
+            self.reads.expire(turn);
+            self.expire_admin(turn);
+        }
+        let waits = self.writes.len() + self.reads.len() > 0
+            || self.transfer.is_some()
+            || self.members.is_some();
+        if !waits {
+            self.sweep_at = None;
+        } else if due || self.sweep_at.is_none() {
+            self.sweep_at = Some(turn.now.after(SWEEP_INTERVAL));
+        }
+    }
+
+    fn expire_admin(&mut self, turn: &mut Turn) {
+        let now = turn.now;
+        let transfer = self.transfer.take_if(|(ask, _)| ask.deadline <= now).map(|(ask, _)| ask);
+        let members = self.members.take_if(|(ask, _)| ask.deadline <= now).map(|(ask, _)| ask);
+        for ask in transfer.into_iter().chain(members) {
+            let text = format!("shard {} did not get there in time", self.descriptor.shard);
+            turn.refuse(ask, Failure::new(Code::DeadlineExceeded, text));
+        }
+    }
+
+    /// When this replica wants to be looked at next.
+    pub(crate) fn next_deadline(&self) -> Option<Time> {
+        if self.is_quarantined() {
+            return None;
+        }
+        let incoming = self.incoming.as_ref().map(Incoming::retry_at);
+        let watches = self.watches.next_deadline();
+        [self.group.core().next_deadline(), self.sweep_at, incoming, watches]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// True while this replica leads its group.
+    pub(crate) fn leads(&self) -> bool {
+        self.led.is_some()
+    }
+
+    /// What this replica is, in one word.
+    pub(crate) fn state_name(&self) -> &'static str {
+        match (&self.condition, &self.incoming, self.group.core().role()) {
+            (Condition::Quarantined { .. }, _, _) => "quarantined",
+            (_, Some(_), _) => "installing",
+            (Condition::Rebuilding { .. }, _, _) => "rebuilding",
+            (_, _, CoreRole::Leader) => "leader",
+            (_, _, CoreRole::Follower) => "follower",
+            (_, _, CoreRole::PreCandidate | CoreRole::Candidate) => "candidate",
+        }
+    }
+
+    /// Drops what the core's output still holds (after a failed assertion).
+    pub(crate) fn quarantine(&mut self, reason: String, turn: &mut Turn) {
+        tracing::error!(shard = self.shard().0, reason, "replica is quarantined");
+        *self.group.output() = Output::default();
+        self.condition = Condition::Quarantined { reason };
+        self.writes.leadership_lost(None, turn);
+        self.reads.leadership_lost(None, turn);
+        self.watches.end_all(turn);
+    }
+}
+
+pub(crate) fn not_leader(shard: ShardId, leader: Option<NodeId>) -> Failure {
+    match leader {
+        Some(node) => Failure::new(Code::NotLeader, format!("shard {shard} is led by node {node}"))
+            .with_leader(leader),
+        None => Failure::new(Code::NoLeader, format!("shard {shard} has no known leader")),
+    }
+}

@@ -1,0 +1,240 @@
+//! Calls from clients: admitted or refused, and started.
+//!
+//! A call is refused before anything happened (DESIGN 8): wrong epoch, key outside the shard, not the
+//! leader, queue full, disk full, replica being rebuilt. What is admitted is answered exactly once.
+
+use std::time::Duration;
+
+use atoll_base::{Code, Epoch, Failure, NodeId};
+use atoll_coord::{AnswerBody, Consistency, FollowerStatus, ReplicaStatus, Request, RequestBody};
+use atoll_machine::{Command, KeyEnd, Op, TxnOp, TxnStep};
+use atoll_raft::progress::SendState;
+use atoll_raft::{Body, Input, Member, Membership, Message};
+
+use crate::ask::Ask;
+use crate::reads::{What, read};
+use crate::replica::{Condition, Replica, not_leader};
+use crate::turn::Turn;
+
+impl Replica {
+    /// A message of the group's protocol.
+    pub(crate) fn on_raft(&mut self, message: Message, turn: &mut Turn) {
+        let core = self.group.core();
+        let from_leader = core.leader() == Some(message.from);
+        if from_leader
+            && let Body::Append { commit, .. } | Body::Heartbeat { commit, .. } = &message.body
+            && *commit <= self.applied
+        {
+            self.fresh_at = turn.now;
+        }
+        self.step(Input::Message(message), turn);
+        self.absorb(turn);
+    }
+
+    /// Takes a call in, or answers it.
+    pub(crate) fn on_request(&mut self, request: Request, turn: &mut Turn) {
+        let ask = Ask::of(&request);
+        if let RequestBody::Status = request.body {
+            turn.answer(ask, AnswerBody::Status(self.status(turn.config.node)));
+            return;
+        }
+        if let Err(failure) = self.admit(&request, turn) {
+            turn.refuse(ask, failure);
+            return;
+        }
+        match request.body {
+            RequestBody::Command(command) => self.writes.push(ask, command),
+            RequestBody::Get { key, at, consistency } => {
+                self.start_read(ask, What::Get { key, at }, consistency, turn);
+            }
+            RequestBody::Range { query, consistency } => {
+                self.start_read(ask, What::Range(query), consistency, turn);
+            }
+            RequestBody::Watch(watch) => self.start_watch(ask, watch, turn),
+            RequestBody::CancelWatch { watch } => {
+                self.watches.cancel(ask.origin, watch);
+                turn.answer(ask, AnswerBody::WatchCancelled);
+            }
+            RequestBody::WatchCredit { watch } => self.watches.credit(ask.origin, watch),
+            RequestBody::Transfer(to) => self.transfer(ask, to, turn),
+            RequestBody::Members(members) => self.change_members(ask, target(&members), turn),
+            RequestBody::Status => {}
+        }
+    }
+
+    fn admit(&self, request: &Request, turn: &Turn) -> Result<(), Failure> {
+        let shard = self.descriptor.shard;
+        let epoch = self.descriptor.epoch;
+        if request.epoch != Epoch::ZERO && request.epoch != epoch {
+            let text = format!("shard {shard} is at epoch {epoch}, request has {}", request.epoch);
+            return Err(Failure::new(Code::StaleEpoch, text));
+        }
+        if let Condition::Rebuilding { reason } | Condition::Quarantined { reason } =
+            &self.condition
+        {
+            let text = format!("this replica of shard {shard} serves nothing: {reason}");
+            let leader = self.group.core().leader();
+            return Err(Failure::new(Code::Damaged, text).with_leader(leader));
+        }
+        let core = self.group.core();
+        let stale = matches!(
+            &request.body,
+            RequestBody::Get { consistency: Consistency::Stale { .. }, .. }
+                | RequestBody::Range { consistency: Consistency::Stale { .. }, .. }
+                | RequestBody::Watch(_)
+                | RequestBody::CancelWatch { .. }
+                | RequestBody::WatchCredit { .. }
+        );
+        if !stale && !core.is_leader() {
+            return Err(not_leader(shard, core.leader()));
+        }
+        self.admit_sizes(request, turn)?;
+        let max = turn.config.limits.requests_per_shard_max;
+        let waiting = self.writes.len().max(self.reads.len());
+        if waiting >= max {
+            let text = format!("shard {shard} has {waiting} calls waiting, limit {max}");
+            return Err(Failure::new(Code::Overloaded, text));
+        }
+        Ok(())
+    }
+
+    fn admit_sizes(&self, request: &Request, turn: &Turn) -> Result<(), Failure> {
+        match &request.body {
+            RequestBody::Command(command) => {
+                if let Some(full) = &turn.disk_full
+                    && !matches!(command.op, Op::Delete(_) | Op::Compact { .. })
+                {
+                    return Err(full.clone());
+                }
+                self.check_command(command, turn)
+            }
+            RequestBody::Get { key, .. } => self.check_range(key, &KeyEnd::Single),
+            RequestBody::Range { query, .. } => self.check_range(&query.start, &query.end),
+            RequestBody::Watch(watch) => self.check_range(&watch.start, &watch.end),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_command(&self, command: &Command, turn: &Turn) -> Result<(), Failure> {
+        match &command.op {
+            Op::Put(put) => {
+                self.check_range(&put.key, &KeyEnd::Single)?;
+                let limits = &turn.config.limits.machine;
+                limit("key", put.key.len(), limits.key_bytes_max)?;
+                limit("value", put.value.len(), limits.value_bytes_max)
+            }
+            Op::Delete(delete) => self.check_range(&delete.key, &delete.end),
+            Op::Txn(txn) => self.check_txn(txn, turn),
+            Op::Compact { .. } | Op::ExpireSessions { .. } => Ok(()),
+        }
+    }
+
+    fn check_txn(&self, txn: &TxnOp, turn: &Turn) -> Result<(), Failure> {
+        for compare in &txn.compares {
+            self.check_range(&compare.key, &compare.end)?;
+        }
+        let limits = &turn.config.limits.machine;
+        for step in txn.then.iter().chain(&txn.otherwise) {
+            match step {
+                TxnStep::Put(put) => {
+                    self.check_range(&put.key, &KeyEnd::Single)?;
+                    limit("key", put.key.len(), limits.key_bytes_max)?;
+                    limit("value", put.value.len(), limits.value_bytes_max)?;
+                }
+                TxnStep::Delete(delete) => self.check_range(&delete.key, &delete.end)?,
+                TxnStep::Range(query) => self.check_range(&query.start, &query.end)?,
+                TxnStep::Txn(inner) => self.check_txn(inner, turn)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn check_range(&self, start: &[u8], end: &KeyEnd) -> Result<(), Failure> {
+        if self.key_range().covers(start, end) {
+            return Ok(());
+        }
+        let shard = self.descriptor.shard;
+        let epoch = self.descriptor.epoch;
+        let text = format!("shard {shard} at epoch {epoch} does not hold all keys of the request");
+        Err(Failure::new(Code::StaleEpoch, text))
+    }
+
+    fn start_read(&mut self, ask: Ask, what: What, consistency: Consistency, turn: &mut Turn) {
+        let Consistency::Stale { max } = consistency else {
+            self.reads.push(ask, what);
+            return;
+        };
+        let staleness = self.staleness(turn);
+        if let Some(max) = max
+            && staleness > max
+        {
+            let text = format!(
+                "replica of shard {} may be {} ms old, limit {} ms",
+                self.shard(),
+                staleness.as_millis(),
+                max.as_millis()
+            );
+            let leader = self.group.core().leader();
+            turn.refuse(ask, Failure::new(Code::NotLeader, text).with_leader(leader));
+            return;
+        }
+        if let Condition::Serving(machine) = &self.condition {
+            let body = read(machine, what, staleness, turn);
+            turn.answers.push(ask.answer(body));
+        }
+    }
+
+    /// How old this replica's state may be: the time since it was last known to be complete.
+    fn staleness(&self, turn: &Turn) -> Duration {
+        if self.leads() { Duration::ZERO } else { turn.now.since(self.fresh_at) }
+    }
+
+    /// This replica as its node sees it.
+    pub(crate) fn status(&self, node: NodeId) -> ReplicaStatus {
+        let core = self.group.core();
+        let members = core.membership().members.iter();
+        let progress = core.progress().iter().map(|(node, progress)| FollowerStatus {
+            node: *node,
+            matched: progress.matched,
+            state: send_state(progress.state),
+        });
+        ReplicaStatus {
+            node,
+            shard: self.shard(),
+            epoch: self.descriptor.epoch,
+            term: core.term(),
+            leader: core.leader(),
+            state: self.state_name(),
+            first_index: self.group.first_index(),
+            last_index: self.group.last_index(),
+            commit_index: core.commit(),
+            applied_index: self.applied,
+            revision: self.machine().map_or(atoll_base::Revision::ZERO, |m| m.revision()),
+            members: members.map(|(node, role)| Member { node: *node, role: *role }).collect(),
+            progress: progress.collect(),
+        }
+    }
+}
+
+fn send_state(state: SendState) -> &'static str {
+    match state {
+        SendState::Probe { .. } => "probe",
+        SendState::Replicate => "replicate",
+        SendState::Snapshot => "snapshot",
+    }
+}
+
+fn limit(what: &str, length: usize, max: u64) -> Result<(), Failure> {
+    if length as u64 <= max {
+        return Ok(());
+    }
+    Err(Failure::new(Code::TooLarge, format!("{what} has {length} bytes, limit {max}")))
+}
+
+fn target(members: &[Member]) -> Membership {
+    let mut target = Membership::default();
+    for member in members {
+        target.members.insert(member.node, member.role);
+    }
+    target
+}

@@ -1,0 +1,188 @@
+//! Housekeeping of a lane: persisting the engine, cutting logs, forgetting history.
+//!
+//! The log is cut only below what the engine has persisted (DESIGN 4), and a leader keeps what a
+//! follower that lags a little still needs.
+
+use std::collections::VecDeque;
+
+use atoll_base::{LogIndex, NodeId, Revision, ShardId, Time, Timestamp};
+use atoll_machine::{BatchWriter, Command, Op};
+use std::time::Duration;
+
+use crate::lane::Lane;
+use crate::output::Output;
+use crate::replica::Replica;
+use crate::turn::Turn;
+
+/// Sessions unused for this long (by the log's time) are forgotten.
+const SESSION_TTL: Duration = Duration::from_secs(3600);
+/// How often a leader proposes that.
+const SESSION_SWEEP: Duration = Duration::from_secs(300);
+
+/// A request to persist the engine that is under way.
+struct Persisting {
+    request: u64,
+    applied: Vec<(ShardId, LogIndex)>,
+    /// Replicas whose snapshot was complete when the request was made.
+    installed: Vec<ShardId>,
+}
+
+/// What the lane's housekeeping remembers.
+pub(crate) struct LaneUpkeep {
+    /// Bytes given to the engine since the last request to persist.
+    pub(crate) applied_bytes: u64,
+    pub(crate) leaders_changed: Vec<(ShardId, Option<NodeId>)>,
+    last_request: u64,
+    requested_at: Time,
+    persisting: VecDeque<Persisting>,
+    release: Vec<(ShardId, LogIndex)>,
+    sessions_at: Time,
+    interval: Duration,
+}
+
+impl LaneUpkeep {
+    pub(crate) fn new(now: Time, interval: Duration) -> Self {
+        Self {
+            applied_bytes: 0,
+            leaders_changed: Vec::new(),
+            last_request: 0,
+            requested_at: now,
+            persisting: VecDeque::new(),
+            release: Vec::new(),
+            sessions_at: now,
+            interval,
+        }
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<Time> {
+        let waits = self.applied_bytes > 0 && self.persisting.is_empty();
+        waits.then(|| self.requested_at.after(self.interval))
+    }
+}
+
+impl Lane {
+    pub(crate) fn run_upkeep(&mut self, output: &mut Output) {
+        self.ask_to_persist(output);
+        self.trim_histories();
+        let catalog = self.replicas.get_mut(&ShardId::SYSTEM);
+        if catalog.is_some_and(|r| std::mem::take(&mut r.catalog_changed)) {
+            self.tell_catalog();
+        }
+        output.release.append(&mut self.upkeep.release);
+    }
+
+    fn ask_to_persist(&mut self, output: &mut Output) {
+        let settings = &self.turn.config.upkeep;
+        let upkeep = &mut self.upkeep;
+        let installed =
+            self.replicas.values().any(|r| r.incoming.as_ref().is_some_and(|i| i.complete));
+        if (upkeep.applied_bytes == 0 && !installed) || !upkeep.persisting.is_empty() {
+            return;
+        }
+        let due = installed
+            || upkeep.applied_bytes >= settings.persist_bytes
+            || self.turn.now.since(upkeep.requested_at) >= settings.persist_interval;
+        if !due {
+            return;
+        }
+        upkeep.applied_bytes = 0;
+        upkeep.requested_at = self.turn.now;
+        upkeep.last_request += 1;
+        let serving = self.replicas.iter().filter(|(_, r)| r.machine().is_some());
+        let applied = serving.map(|(shard, r)| (*shard, r.applied)).collect();
+        let complete = |r: &Replica| r.incoming.as_ref().is_some_and(|i| i.complete);
+        let installed =
+            self.replicas.iter().filter(|(_, r)| complete(r)).map(|(s, _)| *s).collect();
+        let request = upkeep.last_request;
+        upkeep.persisting.push_back(Persisting { request, applied, installed });
+        output.persist = Some(request);
+    }
+
+    pub(crate) fn on_persisted(&mut self, request: u64) {
+        while let Some(front) = self.upkeep.persisting.front() {
+            if front.request > request {
+                break;
+            }
+            let done = self.upkeep.persisting.pop_front().expect("it was just seen");
+            for shard in done.installed {
+                self.guarded(shard, |replica, turn| replica.finish_incoming(turn));
+            }
+            for (shard, applied) in done.applied {
+                let cut = self.guarded(shard, |replica, turn| replica.cut_log(applied, turn));
+                if let Some(Some(first)) = cut {
+                    self.upkeep.release.push((shard, first));
+                }
+            }
+        }
+    }
+
+    fn trim_histories(&mut self) {
+        let sweep = self.turn.now.since(self.upkeep.sessions_at) >= SESSION_SWEEP;
+        if sweep {
+            self.upkeep.sessions_at = self.turn.now;
+        }
+        let leading: Vec<ShardId> = self
+            .replicas
+            .iter()
+            .filter(|(_, r)| r.leads() && (r.touched || sweep))
+            .map(|(s, _)| *s)
+            .collect();
+        for shard in leading {
+            self.guarded(shard, |replica, turn| replica.trim_history(sweep, turn));
+        }
+    }
+}
+
+impl Replica {
+    /// The engine keeps everything up to `persisted`: cuts the log as far as that allows. The first
+    /// entry kept, if that moved.
+    fn cut_log(&mut self, persisted: LogIndex, turn: &mut Turn) -> Option<LogIndex> {
+        self.persisted = self.persisted.max(persisted);
+        let keep = turn.config.upkeep.log_keep_entries;
+        let mut first = LogIndex(self.persisted.0.saturating_sub(keep)).next();
+        if self.leads() {
+            // A follower within reach gets entries rather than a snapshot; one far behind does not
+            // hold the log back.
+            let reach = LogIndex(self.persisted.0.saturating_sub(keep.saturating_mul(4))).next();
+            let behind = self.group.core().progress().iter().map(|(_, p)| p.matched.next()).min();
+            first = first.min(behind.unwrap_or(first)).max(reach);
+        }
+        let before = self.group.first_index();
+        self.group.compact(turn.now, first, &mut turn.sink);
+        self.absorb(turn);
+        (self.group.first_index() > before).then(|| self.group.first_index())
+    }
+
+    /// Proposes to forget history and idle sessions, when there is enough of it.
+    fn trim_history(&mut self, sessions: bool, turn: &mut Turn) {
+        let Some(machine) = self.machine() else { return };
+        let keep = match self.descriptor.options.history_revisions {
+            0 => turn.config.upkeep.history_revisions,
+            n => n,
+        };
+        let (now, oldest) = (machine.revision().0, machine.compact_revision().0);
+        let mut ops = Vec::new();
+        if now.saturating_sub(oldest) > keep + keep / 4 + 1
+            && self.trimmed_to < Revision(now - keep)
+        {
+            self.trimmed_to = Revision(now - keep / 2);
+            ops.push(Op::Compact { revision: Revision(now - keep) });
+        }
+        if sessions && turn.wall.0 > 0 {
+            let ttl = u64::try_from(SESSION_TTL.as_millis()).unwrap_or(u64::MAX);
+            ops.push(Op::ExpireSessions {
+                unused_since: Timestamp(turn.wall.0.saturating_sub(ttl)),
+            });
+        }
+        if ops.is_empty() || turn.disk_full.is_some() {
+            return;
+        }
+        let mut batch = BatchWriter::new(turn.wall);
+        for op in ops {
+            batch.push(&Command::anonymous(op));
+        }
+        if let Err(failure) = self.propose(vec![batch.finish()], turn) {
+            tracing::debug!(shard = self.shard().0, %failure, "history is not trimmed now");
+        }
+    }
+}
