@@ -55,6 +55,7 @@ struct State {
     life: u64,
     capacity: u64,
     failing_syncs: u64,
+    short_writes: u64,
     stall: Option<Duration>,
     counts: DiskCounts,
 }
@@ -123,6 +124,7 @@ impl MemDisk {
             life: 0,
             capacity: u64::MAX,
             failing_syncs: 0,
+            short_writes: 0,
             stall: None,
             counts: DiskCounts::default(),
         };
@@ -207,6 +209,12 @@ impl MemDisk {
     /// Makes the next `count` syncs fail.
     pub fn fail_syncs(&self, count: u64) {
         self.lock().failing_syncs = count;
+    }
+
+    /// Makes each of the next `count` writes stop somewhere and fail with `StorageFull`, as on a file
+    /// system that allocates late.
+    pub fn cut_writes_short(&self, count: u64) {
+        self.lock().short_writes = count;
     }
 
     /// Marks the disk as slow, or as itself again. The disk never waits: whoever owns virtual time
@@ -450,9 +458,15 @@ impl DiskFile for MemFile {
         state.counts.written_bytes += bytes.len() as u64;
         let len = state.file(self.id).seen.len();
         state.reserve(len, offset + bytes.len() as u64)?;
-        let change = Change::Write { offset: offset as usize, bytes: bytes.to_vec() };
-        state.file(self.id).change(change);
-        Ok(())
+        let mut bytes = bytes.to_vec();
+        let is_short = state.short_writes > 0;
+        if is_short {
+            state.short_writes -= 1;
+            let kept = state.rng.below(bytes.len() as u64 + 1) as usize;
+            bytes.truncate(kept);
+        }
+        state.file(self.id).change(Change::Write { offset: offset as usize, bytes });
+        if is_short { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -182,6 +182,26 @@ fn a_full_disk_refuses_and_later_takes() {
 }
 
 #[test]
+fn a_write_that_stopped_half_way_leaves_nothing_behind() {
+    for seed in 0..100 {
+        let disk = MemDisk::new(seed);
+        let (mut log, _) = open(&disk);
+        log.write(&batch(&[put(1, 1, 1, b"a")])).unwrap();
+        // The second record of the failed write would follow the first of the next one exactly.
+        disk.cut_writes_short(1);
+        let refused = log.write(&batch(&[put(1, 2, 1, b"b"), vote(1, 1, 1, 1)])).unwrap_err();
+        assert!(matches!(refused, LogError::DiskFull { .. }), "{refused}");
+        log.write(&batch(&[put(1, 2, 2, b"B")])).unwrap();
+        drop(log);
+        let recovered = open(&disk).1;
+        assert_eq!(recovered.warnings, Vec::<String>::new(), "seed {seed}");
+        let found = content(&recovered.shards[&ShardId(1)]);
+        let both = vec![entry(1, 1, b"a"), entry(2, 2, b"B")];
+        assert_eq!(found, (None, LogIndex(1), Term(0), both), "seed {seed}");
+    }
+}
+
+#[test]
 fn a_failed_sync_ends_the_writer() {
     let disk = MemDisk::new(3);
     let (mut log, _) = open(&disk);

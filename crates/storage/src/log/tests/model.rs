@@ -120,6 +120,21 @@ fn live(seed: u64, steps: usize) {
             log = next;
             continue;
         }
+        if fate == 3 {
+            // The write stops half way; one of a single frame then never happened (L6).
+            let small = &records[..1];
+            disk.cut_writes_short(rng.range(1, 3));
+            let refused = log.write(&batch(small)).unwrap_err();
+            assert!(matches!(refused, LogError::DiskFull { .. }), "seed {seed} step {step}");
+            if rng.chance(1, 2) {
+                let refused = log.write(&batch(small));
+                if refused.is_ok() {
+                    apply(&mut model, &small[0]);
+                }
+                continue;
+            }
+            disk.cut_writes_short(0);
+        }
         log.write(&batch(&records)).unwrap();
         records.iter().for_each(|r| apply(&mut model, r));
         match fate {

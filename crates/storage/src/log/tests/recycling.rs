@@ -33,6 +33,27 @@ fn a_released_segment_is_used_again_and_its_old_records_never_count() {
 }
 
 #[test]
+fn a_log_on_the_machines_disk_recycles_and_recovers() {
+    use crate::disk::RealDisk;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let options = LogOptions { segment_bytes: 32 << 10, ..small() };
+    for life in 0..3 {
+        let opened = LogWriter::open(Arc::new(RealDisk), &path, options.clone());
+        let (mut log, mut recovered) = opened.unwrap();
+        assert_eq!(recovered.warnings, Vec::<String>::new());
+        let shard = recovered.shards.remove(&ShardId(1));
+        let last = shard.map_or(0, |shard| entries(&shard.log).last().unwrap().index.0);
+        assert_eq!(last, life * 100);
+        for index in last + 1..=last + 100 {
+            log.write(&batch(&[put(1, index, 1, &[3; 1000]), vote(1, 1, 1, index)])).unwrap();
+            log.release(ShardId(1), LogIndex(index), Term(1));
+        }
+        assert!(log.segment_count() <= 2);
+    }
+}
+
+#[test]
 fn an_idle_shard_pins_the_oldest_segment_and_is_named() {
     let disk = MemDisk::new(1);
     let (mut log, _) = open(&disk);
