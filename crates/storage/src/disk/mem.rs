@@ -162,6 +162,12 @@ impl MemDisk {
         }
     }
 
+    /// The process dies and the power stays: open files are dead, what was not synced is still there
+    /// and still not synced.
+    pub fn kill(&self) {
+        self.lock().life += 1;
+    }
+
     /// A disk with the same contents and its own future.
     #[must_use]
     pub fn fork(&self, seed: u64) -> Self {
@@ -432,7 +438,7 @@ impl MemFile {
         if state.life == self.life {
             return Ok(state);
         }
-        Err(io::Error::other("the disk lost power since this file was opened"))
+        Err(io::Error::other("the process that opened this file is dead"))
     }
 
     fn lock_for_write(&self) -> io::Result<MutexGuard<'_, State>> {

@@ -245,8 +245,8 @@ fn engines_match_a_map() {
     for seed in 0..40 {
         live(&mut MemBench(MemEngine::new()), seed, 150);
     }
-    for seed in 0..3 {
-        live(&mut FjallBench::new(), seed, 120);
+    for seed in 0..2 {
+        live(&mut FjallBench::new(), seed, 90);
     }
 }
 

@@ -29,7 +29,7 @@
 //! # Invariants
 //!
 //! - L1 A frame is written only after the frame before it is durable. So whatever precedes a valid
-//!   frame was durable once, and if it can't be read, it was damaged.
+//!   frame was durable once, and if it can't be read, it was damaged. Opening syncs the last frame.
 //! - L2 A torn frame is the last one. Recovery keeps its valid front, cuts the rest and scrubs it, so
 //!   that nothing of it is ever read as part of a later frame.
 //! - L3 What is damaged is never silently skipped: each shard that may have lost a record is named,

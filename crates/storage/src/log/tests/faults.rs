@@ -58,7 +58,11 @@ fn check_torn(disk: &MemDisk, what: &str) {
     }
     let two = entries(&recovered.shards[&ShardId(2)].log);
     let next = one.len() as u64 + 1;
-    log.write(&batch(&[put(1, next, 5, b"a"), put(1, next + 1, 5, b"b")])).unwrap();
+    // As long as the lost write's first record: what followed that one would follow this one.
+    log.write(&batch(&[put(1, next, 5, b"a")])).unwrap();
+    let (_, between) = open(&disk.fork(1));
+    assert_eq!(entries(&between.shards[&ShardId(2)].log), two, "{what}: nothing came back");
+    log.write(&batch(&[put(1, next + 1, 5, b"b")])).unwrap();
     drop(log);
     let (_, again) = open(disk);
     assert_eq!(again.warnings, Vec::<String>::new(), "{what}: scrubbed");
@@ -213,6 +217,20 @@ fn a_failed_sync_ends_the_writer() {
     assert!(matches!(refused, LogError::Poisoned), "{refused}");
     disk.crash();
     assert!(entries(&open(&disk).1.shards[&ShardId(1)].log).starts_with(&[entry(1, 1, b"a")]));
+}
+
+#[test]
+fn what_a_killed_process_left_unsynced_is_durable_once_it_was_recovered() {
+    let disk = MemDisk::new(3);
+    let (mut log, _) = open(&disk);
+    log.write(&batch(&[put(1, 1, 1, b"a")])).unwrap();
+    disk.fail_syncs(1);
+    assert!(log.write(&batch(&[put(1, 2, 1, b"b"), vote(1, 3, 2, 0)])).is_err());
+    disk.kill();
+    let before = content(&open(&disk).1.shards[&ShardId(1)]);
+    assert_eq!(before.3.len(), 2, "the system's cache had it all");
+    disk.crash_to_synced();
+    assert_eq!(content(&open(&disk).1.shards[&ShardId(1)]), before);
 }
 
 #[test]
