@@ -380,7 +380,7 @@ impl RaftCore {
             return;
         }
         match self.role {
-            CoreRole::Leader => self.maybe_commit(t),
+            CoreRole::Leader => self.on_own_write(t),
             CoreRole::Candidate => self.own_vote_written(t, write),
             CoreRole::Follower | CoreRole::PreCandidate => self.acknowledge_written(t),
         }
@@ -541,10 +541,16 @@ impl RaftCore {
         self.proposed_bytes
     }
 
-    /// True when this replica may campaign: a voter with data, not damaged.
+    /// True when this replica may campaign: a voter with data, not damaged. One that an uncommitted
+    /// configuration leaves out still may, because it can be the only one with the longest log
+    /// (thesis 4.2.2).
     #[must_use]
     pub fn can_lead(&self) -> bool {
-        self.damaged.is_none() && self.membership().can_lead(self.config.id)
+        let id = self.config.id;
+        let in_doubt = self.history.index() > self.commit;
+        self.damaged.is_none()
+            && (self.membership().can_lead(id)
+                || in_doubt && self.history.previous().is_some_and(|m| m.can_lead(id)))
     }
 
     /// True when this replica holds data to read: no witness, not damaged.

@@ -29,6 +29,11 @@ impl History {
         self.kept[self.kept.len() - 1].0
     }
 
+    /// The configuration before the one in force, where the log still knows it.
+    pub(crate) fn previous(&self) -> Option<&Membership> {
+        self.kept.iter().rev().nth(1).map(|(_, m)| m)
+    }
+
     /// The configuration as of `index`.
     pub(crate) fn at(&self, index: LogIndex) -> Option<&Membership> {
         self.kept.iter().rev().find(|(i, _)| *i <= index).map(|(_, m)| m)

@@ -30,10 +30,12 @@ fn voters(half: &BTreeMap<NodeId, Role>) -> impl Iterator<Item = NodeId> {
     half.iter().filter(|(_, role)| role.votes()).map(|(node, _)| *node)
 }
 
-/// The largest index that a replication quorum of each half has reached; `of` says who reached what.
+/// The largest index that a replication quorum of each half has reached, one voter with data among
+/// it; `of` says who reached what.
 #[must_use]
 pub fn reached(m: &Membership, of: impl Fn(NodeId) -> LogIndex) -> LogIndex {
-    let mut result = LogIndex(u64::MAX);
+    // Witnesses can be a quorum by themselves where the leader is no longer a member.
+    let mut result = reached_with_data(m, &of);
     for (half, rule) in halves(m) {
         let mut sorted = [LogIndex::ZERO; VOTERS_MAX];
         let mut count = 0;
@@ -49,6 +51,16 @@ pub fn reached(m: &Membership, of: impl Fn(NodeId) -> LogIndex) -> LogIndex {
         result = result.min(half_result);
     }
     result
+}
+
+/// The largest index that a voter with data has reached, in each half.
+#[must_use]
+pub fn reached_with_data(m: &Membership, of: impl Fn(NodeId) -> LogIndex) -> LogIndex {
+    let furthest = |half: &BTreeMap<NodeId, Role>| {
+        let data = half.iter().filter(|(_, role)| **role == Role::Voter);
+        data.map(|(node, _)| of(*node)).max().unwrap_or_default()
+    };
+    halves(m).map(|(half, _)| furthest(half)).min().unwrap_or_default()
 }
 
 /// True when a replication quorum of each half does what `of` says.

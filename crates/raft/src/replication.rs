@@ -82,7 +82,8 @@ impl RaftCore {
                 SendState::Replicate => {
                     let (messages, bytes) =
                         (self.config.inflight_messages_max, self.config.inflight_bytes_max);
-                    if progress.next > self.log.last() || progress.window.is_full(messages, bytes) {
+                    let limit = self.sendable(self.progress[at].0);
+                    if progress.next > limit || progress.window.is_full(messages, bytes) {
                         return;
                     }
                     if !self.send_append(t, at, self.config.append_bytes_max) {
@@ -97,6 +98,7 @@ impl RaftCore {
     /// follower needs a snapshot or the log can't be read.
     fn send_append(&mut self, t: &mut Turn<'_>, at: usize, bytes_max: usize) -> bool {
         let (node, next) = (self.progress[at].0, self.progress[at].1.next);
+        let limit = self.sendable(node);
         let prev_index = next.prev();
         let Some(prev_term) = self.log.term(prev_index) else {
             self.want_snapshot(t, at);
@@ -116,7 +118,8 @@ impl RaftCore {
                 }
             }
         }
-        if self.membership().role(node) == Some(Role::Witness) {
+        if self.is_witness(node) {
+            entries.truncate((limit.0 + 1).saturating_sub(next.0) as usize);
             strip(&mut entries);
         }
         let end = entries.last().map_or(prev_index, |e| e.index);
@@ -131,6 +134,43 @@ impl RaftCore {
         let commit = self.commit;
         self.send(t, node, Body::Append { prev_index, prev_term, commit, entries });
         true
+    }
+
+    /// The last entry that `node` may be sent. A witness gets only what a voter with data holds
+    /// durably: if it held entries that no such voter has, nobody could be elected over it.
+    fn sendable(&self, node: NodeId) -> LogIndex {
+        if self.is_witness(node) {
+            quorum::reached_with_data(self.membership(), |n| self.reached_by(n))
+        } else {
+            self.log.last()
+        }
+    }
+
+    /// What `node` is known to hold durably.
+    fn reached_by(&self, node: NodeId) -> LogIndex {
+        if node == self.config.id {
+            return self.durable();
+        }
+        self.follower(node).map_or(LogIndex::ZERO, |at| self.progress[at].1.matched)
+    }
+
+    fn is_witness(&self, node: NodeId) -> bool {
+        self.membership().role(node) == Some(Role::Witness)
+    }
+
+    /// More of this leader's log is durable.
+    pub(crate) fn on_own_write(&mut self, t: &mut Turn<'_>) {
+        self.maybe_commit(t);
+        self.send_to_witnesses(t);
+    }
+
+    fn send_to_witnesses(&mut self, t: &mut Turn<'_>) {
+        for at in 0..self.progress.len() {
+            // Committing may have ended this leadership.
+            if self.progress.get(at).is_some_and(|(node, _)| self.is_witness(*node)) {
+                self.send_appends(t, at);
+            }
+        }
     }
 
     pub(crate) fn on_append_reply(&mut self, t: &mut Turn<'_>, from: NodeId, matched: LogIndex) {
@@ -150,12 +190,13 @@ impl RaftCore {
         };
         if resumes {
             progress.state = SendState::Replicate;
-            progress.next = matched.next();
+            progress.next = progress.matched.next();
             progress.window.clear();
         }
         if news {
             progress.probe_at = t.now.after(interval);
             self.maybe_commit(t);
+            self.send_to_witnesses(t);
         }
         // Committing may have ended this leadership.
         if let Some(at) = self.follower(from) {
@@ -191,15 +232,11 @@ impl RaftCore {
 
     /// Advances the commit index to what a replication quorum holds (thesis 3.6.2).
     pub(crate) fn maybe_commit(&mut self, t: &mut Turn<'_>) {
-        let durable =
-            if planted!(self.config, CountUnwritten) { self.log.last() } else { self.durable() };
-        let id = self.config.id;
         let matched = |node: NodeId| {
-            if node == id {
-                return durable;
+            if planted!(self.config, CountUnwritten) && node == self.config.id {
+                return self.log.last();
             }
-            let found = self.progress.binary_search_by_key(&node, |(n, _)| *n);
-            found.map_or(LogIndex::ZERO, |at| self.progress[at].1.matched)
+            self.reached_by(node)
         };
         let membership = self.membership();
         let index = if planted!(self.config, HalfQuorum) && membership.is_joint() {

@@ -6,6 +6,7 @@
 
 pub mod checks;
 pub mod mem_log;
+pub mod walk;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use atoll_base::{Entry, LogIndex, NodeId, Term, Time};
 use atoll_raft::{
     Body, Config, HardState, Input, LogReader, Membership, Message, Output, ProposalOutcome,
-    RaftCore, ReadContext, Role, Write,
+    RaftCore, ReadContext, Write,
 };
 use bytes::Bytes;
 
@@ -205,7 +206,7 @@ impl World {
         if let Some(write) = out.write.take() {
             replica.log.replace_from(&write.entries);
             if self.checking {
-                self.checks.on_entries(node, &replica.log, &write.entries, core.membership());
+                self.checks.on_entries(node, &replica.log, &write.entries);
             }
             replica.pending.push_back(write);
         }
@@ -260,10 +261,9 @@ impl World {
         let mut entries = Vec::new();
         let from = replica.applied.next();
         replica.log.entries(from, commit.next(), usize::MAX, &mut entries).expect("in the log");
-        let witness = replica.core.as_ref().is_some_and(|c| is_witness(c, node));
         for entry in &entries {
             replica.state = checks::digest(replica.state, entry);
-            if self.checking && !witness {
+            if self.checking {
                 self.checks.on_apply(node, entry, replica.state);
             }
         }
@@ -455,10 +455,6 @@ impl World {
         }
         true
     }
-}
-
-pub fn is_witness(core: &RaftCore, node: NodeId) -> bool {
-    core.membership().role(node) == Some(Role::Witness)
 }
 
 /// True for messages that carry entries.
