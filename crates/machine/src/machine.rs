@@ -3,9 +3,9 @@
 //! Whoever owns a machine drives it so: [`ShardMachine::begin`](crate::ShardMachine::begin), then
 //! [`ApplyBatch::apply`](crate::ApplyBatch::apply) for every committed entry in order, then
 //! [`ApplyBatch::finish`](crate::ApplyBatch::finish), then write the engine batch, then replies,
-//! events and reads. Reads between `finish` and the engine's write would see the old state under the
-//! new revision: don't. After any error, from the machine or from the engine's write, the machine in
-//! memory may be ahead of the engine: drop it and open it again.
+//! events and reads. Reads between `finish` and the engine's write would see the old state under
+//! the new revision: don't. After any error, from the machine or from the engine's write, the
+//! machine in memory may be ahead of the engine: drop it and open it again.
 
 use atoll_base::{
     Code, Failure, KeyspaceId, LogIndex, Revision, ShardId, Term, Timestamp, codec::DecodeError,

@@ -264,6 +264,38 @@ fn progress_never_overtakes_events() {
     assert_eq!((batch.events.len(), batch.through, batch.more), (1, Revision(4), false));
 }
 
+/// M4, W5: a watch may start at the compact revision itself and gets it whole, the value before
+/// included; one revision earlier it is told where to start.
+#[test]
+fn a_watch_starts_at_the_compact_revision_or_ends() {
+    let mut world = World::new(WatchLimits { ring_bytes_max: 0, ..WatchLimits::default() });
+    for value in ["1", "2", "3", "4"] {
+        world.run(Op::Put(put("a", value)));
+    }
+    world.run(Op::Compact { revision: Revision(4) });
+    world.run(Op::Put(put("a", "5")));
+    assert!(!world.replica.machine.must_collect());
+    let request = WatchRequest {
+        start: Bytes::from("a"),
+        from: Some(Revision(4)),
+        prev_kv: true,
+        ..WatchRequest::default()
+    };
+    world.hub.register(WatchId(1), request, &world.replica.machine).unwrap();
+    let events = world.poll(1).events;
+    let told: Vec<(u64, Bytes)> = events
+        .into_iter()
+        .map(|event| (event.revision.0, event.previous.expect("there was a value before").value))
+        .collect();
+    let value = Bytes::from_static;
+    assert_eq!(told, [(4, value(b"2")), (5, value(b"3")), (6, value(b"4"))]);
+    world.watch(2, "a", Some(3));
+    let (machine, engine) = (&world.replica.machine, &world.replica.engine);
+    let end = world.hub.poll(WatchId(2), machine, engine, PollLimits::default()).unwrap();
+    let compact_revision = Revision(4);
+    assert_eq!(end, Poll::Ended(WatchEnd::Compacted { compact_revision }));
+}
+
 /// W2: a transaction comes whole, or in marked pieces to who takes them.
 #[test]
 fn a_revision_is_split_only_on_demand() {
