@@ -13,7 +13,7 @@
 //! only below what the engine has persisted, so together they lose nothing that was acknowledged.
 //!
 //! Nothing here knows consensus: the log keeps [`Entry`](atoll_base::Entry) and a
-//! [`LogHardState`](log::LogHardState), and says what of them it could not read.
+//! [`LogHardState`], and says what of them it could not read.
 //!
 //! Reading order: `disk`, `log` (essay), `log::record`, `log::writer`, `log::recover`, `log::shard`,
 //! then `engine`.
