@@ -137,6 +137,12 @@ fn encode_body(body: RequestBody) -> Result<pb::call::Body, Failure> {
         RequestBody::Range { query, consistency } => Body::Range(encode_range(query, consistency)),
         RequestBody::Watch(spec) => Body::Watch(encode_watch(spec)),
         RequestBody::CancelWatch { watch } => Body::Cancel(pb::CancelRequest { watch }),
+        RequestBody::WatchCredit { watch } => {
+            return Err(Failure::new(
+                Code::Unsupported,
+                format!("credit for watch {watch} is given by the node that sends its events"),
+            ));
+        }
         RequestBody::Transfer(to) => Body::Transfer(pb::TransferRequest { to: to.0 }),
         RequestBody::Members(members) => Body::Members(pb::MembersRequest {
             members: members.into_iter().map(encode_member).collect(),

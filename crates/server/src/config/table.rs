@@ -1,0 +1,387 @@
+//! The one table of settings.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use atoll_base::NodeId;
+
+use super::bootstrap::Bootstrap;
+use super::value::{self, Bad, within};
+
+/// A node's settings, checked. Field by field what [`SETTINGS`] says.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NodeConfig {
+    pub(crate) node_id: NodeId,
+    pub(crate) data: PathBuf,
+    pub(crate) listen: String,
+    pub(crate) peer_listen: String,
+    pub(crate) http_listen: String,
+    pub(crate) bootstrap: Bootstrap,
+    pub(crate) cluster_name: String,
+    pub(crate) insecure_listen: bool,
+    pub(crate) lanes: u16,
+    pub(crate) worker_threads: usize,
+    pub(crate) log: String,
+    pub(crate) log_format: LogFormat,
+    pub(crate) connections_max: usize,
+    pub(crate) calls_in_flight_max: usize,
+    pub(crate) message_bytes_max: usize,
+    pub(crate) lane_queue_max: usize,
+    pub(crate) answer_queue_max: usize,
+    pub(crate) peer_queue_messages_max: usize,
+    pub(crate) peer_queue_bytes_max: usize,
+    pub(crate) election_timeout: Duration,
+    pub(crate) heartbeat_interval: Duration,
+    pub(crate) log_segment_bytes: u64,
+    pub(crate) engine_cache_bytes: u64,
+    pub(crate) engine_write_buffer_bytes: u64,
+    pub(crate) persist_bytes: u64,
+    pub(crate) persist_interval: Duration,
+    pub(crate) disk_reserve_bytes: u64,
+    pub(crate) history_revisions: u64,
+    pub(crate) shutdown_timeout: Duration,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// One setting.
+pub(crate) struct Setting {
+    /// Its name: the key of the file; the flag has `-` for `_`, the variable capitals.
+    pub(crate) name: &'static str,
+    /// What it is without being set; `None`: it must be set.
+    pub(crate) default: Option<&'static str>,
+    /// What it may be.
+    pub(crate) allowed: &'static str,
+    /// What it does.
+    pub(crate) about: &'static str,
+    /// Whether the flag may stand without a value (then `true`).
+    pub(crate) kind: Kind,
+    /// Checks a value and puts it into place.
+    pub(super) set: fn(&mut NodeConfig, &str) -> Result<(), Bad>,
+}
+
+/// How a setting is given as a flag.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// `--name VALUE`
+    Value,
+    /// `--name`
+    Switch,
+}
+
+const fn setting(
+    name: &'static str,
+    default: Option<&'static str>,
+    allowed: &'static str,
+    about: &'static str,
+    set: fn(&mut NodeConfig, &str) -> Result<(), Bad>,
+) -> Setting {
+    Setting { name, default, allowed, about, kind: Kind::Value, set }
+}
+
+fn sized(text: &str, low: u64, high: u64) -> Result<u64, Bad> {
+    within(value::bytes(text)?, low, high).map_err(|()| "it is out of bounds".to_owned())
+}
+
+fn timed(text: &str, low: Duration, high: Duration) -> Result<Duration, Bad> {
+    within(value::duration(text)?, low, high).map_err(|()| "it is out of bounds".to_owned())
+}
+
+const MS: fn(u64) -> Duration = Duration::from_millis;
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+
+/// Every setting of a node, in the order of the documentation.
+pub(crate) const SETTINGS: &[Setting] = &[
+    setting(
+        "node_id",
+        None,
+        "1 or more, unique in the cluster for ever",
+        "Who this node is.",
+        |c, v| {
+            c.node_id = NodeId(value::number(v, 1, u64::MAX)?);
+            Ok(())
+        },
+    ),
+    setting("data", None, "a folder", "Where everything is kept.", |c, v| {
+        c.data = PathBuf::from(v);
+        if v.is_empty() { Err("it is empty".to_owned()) } else { Ok(()) }
+    }),
+    setting(
+        "listen",
+        Some("127.0.0.1:7400"),
+        "host:port, or :port for loopback",
+        "Where clients connect (gRPC).",
+        |c, v| {
+            c.listen = value::address(v)?;
+            Ok(())
+        },
+    ),
+    setting(
+        "peer_listen",
+        Some("127.0.0.1:7401"),
+        "host:port, or :port for loopback",
+        "Where the other nodes connect.",
+        |c, v| {
+            c.peer_listen = value::address(v)?;
+            Ok(())
+        },
+    ),
+    setting(
+        "http_listen",
+        Some("127.0.0.1:7402"),
+        "host:port, or :port for loopback",
+        "Where `/health`, `/ready`, `/metrics` and `/version` are.",
+        |c, v| {
+            c.http_listen = value::address(v)?;
+            Ok(())
+        },
+    ),
+    setting(
+        "bootstrap",
+        Some(""),
+        "ID=HOST:CLIENT_PORT/PEER_PORT[/HTTP_PORT], separated by commas",
+        "The nodes that the cluster begins with, as the others reach them; the same list on every \
+         node. Empty: this node alone.",
+        |c, v| {
+            c.bootstrap = v.parse()?;
+            Ok(())
+        },
+    ),
+    setting(
+        "cluster_name",
+        Some("atoll"),
+        "any text",
+        "Keeps clusters apart: nodes whose name or list of nodes differ refuse each other.",
+        |c, v| {
+            v.clone_into(&mut c.cluster_name);
+            Ok(())
+        },
+    ),
+    Setting {
+        name: "insecure_listen",
+        default: Some("false"),
+        allowed: "true or false",
+        about: "Allows to listen beyond loopback without encryption or users. There is no TLS yet: \
+                whoever reaches the ports can read and change everything.",
+        kind: Kind::Switch,
+        set: |c, v| {
+            c.insecure_listen = value::switch(v)?;
+            Ok(())
+        },
+    },
+    setting("lanes", Some("0"), "0 to 256", "Threads that own shards; 0: one per core.", |c, v| {
+        c.lanes = value::number(v, 0, 256)? as u16;
+        Ok(())
+    }),
+    setting(
+        "worker_threads",
+        Some("0"),
+        "0 to 1024",
+        "Threads that serve connections; 0: one per core.",
+        |c, v| {
+            c.worker_threads = value::number(v, 0, 1024)? as usize;
+            Ok(())
+        },
+    ),
+    setting(
+        "log",
+        Some("info"),
+        "error, warn, info, debug, trace, or a filter such as atoll_node=debug,info",
+        "What is logged.",
+        |c, v| {
+            v.parse::<tracing_subscriber::filter::Targets>().map_err(|e| e.to_string())?;
+            v.clone_into(&mut c.log);
+            Ok(())
+        },
+    ),
+    setting("log_format", Some("text"), "text or json", "How log lines look.", |c, v| {
+        c.log_format = match v {
+            "text" => LogFormat::Text,
+            "json" => LogFormat::Json,
+            _ => return Err("it is neither text nor json".to_owned()),
+        };
+        Ok(())
+    }),
+    setting(
+        "connections_max",
+        Some("10000"),
+        "16 to 1000000",
+        "Client connections; more are closed at once.",
+        |c, v| {
+            c.connections_max = value::number(v, 16, 1_000_000)? as usize;
+            Ok(())
+        },
+    ),
+    setting(
+        "calls_in_flight_max",
+        Some("16384"),
+        "1 to 1000000",
+        "Calls that one connection may have unanswered; more are refused as overloaded.",
+        |c, v| {
+            c.calls_in_flight_max = value::number(v, 1, 1_000_000)? as usize;
+            Ok(())
+        },
+    ),
+    setting(
+        "message_bytes_max",
+        Some("16MiB"),
+        "64KiB to 1GiB",
+        "The largest message from or to a client.",
+        |c, v| {
+            c.message_bytes_max = sized(v, 64 * KIB, GIB)? as usize;
+            Ok(())
+        },
+    ),
+    setting(
+        "lane_queue_max",
+        Some("65536"),
+        "64 to 10000000",
+        "Inputs that wait for one lane; more calls are refused as overloaded, more messages of \
+         peers dropped (they resend).",
+        |c, v| {
+            c.lane_queue_max = value::number(v, 64, 10_000_000)? as usize;
+            Ok(())
+        },
+    ),
+    setting(
+        "answer_queue_max",
+        Some("16384"),
+        "16 to 1000000",
+        "Batches of answers that wait for one connection; a client that does not read them is hung \
+         up on.",
+        |c, v| {
+            c.answer_queue_max = value::number(v, 16, 1_000_000)? as usize;
+            Ok(())
+        },
+    ),
+    setting(
+        "peer_queue_messages_max",
+        Some("65536"),
+        "64 to 10000000",
+        "Messages that wait for one peer; more are dropped (they are resent).",
+        |c, v| {
+            c.peer_queue_messages_max = value::number(v, 64, 10_000_000)? as usize;
+            Ok(())
+        },
+    ),
+    setting(
+        "peer_queue_bytes_max",
+        Some("64MiB"),
+        "1MiB to 16GiB",
+        "Bytes that wait for one peer, snapshots apart.",
+        |c, v| {
+            c.peer_queue_bytes_max = sized(v, MIB, 16 * GIB)? as usize;
+            Ok(())
+        },
+    ),
+    setting(
+        "election_timeout",
+        Some("1s"),
+        "50ms to 60s",
+        "How long followers wait for a silent leader before they elect another (up to twice that).",
+        |c, v| {
+            c.election_timeout = timed(v, MS(50), MS(60_000))?;
+            Ok(())
+        },
+    ),
+    setting(
+        "heartbeat_interval",
+        Some("100ms"),
+        "5ms to 10s, at most a third of election_timeout",
+        "How often a leader speaks up.",
+        |c, v| {
+            c.heartbeat_interval = timed(v, MS(5), MS(10_000))?;
+            Ok(())
+        },
+    ),
+    setting(
+        "log_segment_bytes",
+        Some("64MiB"),
+        "32MiB to 1GiB",
+        "Size of one file of the write-ahead log; a few are prepared ahead.",
+        |c, v| {
+            c.log_segment_bytes = sized(v, 32 * MIB, GIB)?;
+            Ok(())
+        },
+    ),
+    setting(
+        "engine_cache_bytes",
+        Some("256MiB"),
+        "1MiB to 1TiB",
+        "Memory for blocks read from disk.",
+        |c, v| {
+            c.engine_cache_bytes = sized(v, MIB, 1024 * GIB)?;
+            Ok(())
+        },
+    ),
+    setting(
+        "engine_write_buffer_bytes",
+        Some("64MiB"),
+        "1MiB to 64GiB",
+        "Memory for writes before they become files, per keyspace.",
+        |c, v| {
+            c.engine_write_buffer_bytes = sized(v, MIB, 64 * GIB)?;
+            Ok(())
+        },
+    ),
+    setting(
+        "persist_bytes",
+        Some("64MiB"),
+        "1MiB to 16GiB",
+        "Makes applied changes durable in the engine after so many bytes; the log is cut behind.",
+        |c, v| {
+            c.persist_bytes = sized(v, MIB, 16 * GIB)?;
+            Ok(())
+        },
+    ),
+    setting(
+        "persist_interval",
+        Some("10s"),
+        "100ms to 1h",
+        "Makes applied changes durable in the engine after so long, if there are any.",
+        |c, v| {
+            c.persist_interval = timed(v, MS(100), MS(3_600_000))?;
+            Ok(())
+        },
+    ),
+    setting(
+        "disk_reserve_bytes",
+        Some("256MiB"),
+        "0 to 1TiB",
+        "With less free space than this new data is refused; reads and deletes go on.",
+        |c, v| {
+            c.disk_reserve_bytes = sized(v, 0, 1024 * GIB)?;
+            Ok(())
+        },
+    ),
+    setting(
+        "history_revisions",
+        Some("100000"),
+        "1 or more",
+        "Revisions of history kept per shard where its keyspace does not say.",
+        |c, v| {
+            c.history_revisions = value::number(v, 1, u64::MAX)?;
+            Ok(())
+        },
+    ),
+    setting(
+        "shutdown_timeout",
+        Some("10s"),
+        "100ms to 10m",
+        "How long a stopping node waits for its connections to end.",
+        |c, v| {
+            c.shutdown_timeout = timed(v, MS(100), MS(600_000))?;
+            Ok(())
+        },
+    ),
+];

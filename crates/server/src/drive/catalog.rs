@@ -1,0 +1,131 @@
+//! The node's view of the catalog, and what follows from its changes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use atoll_base::{KeyspaceId, LaneId, NodeId, ShardId};
+use atoll_coord::{Catalog, Descriptor};
+use atoll_machine::Event;
+use atoll_transport::link::Peer;
+use tokio::sync::watch;
+
+use super::hub::Hub;
+
+/// What of the catalog others wait for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Readiness {
+    /// The cluster has its first records here.
+    pub(crate) is_founded: bool,
+    /// This node leads shard 1.
+    pub(crate) leads_system: bool,
+    /// Somebody leads shard 1.
+    pub(crate) has_leader: bool,
+}
+
+/// The catalog as this node has applied it.
+pub(crate) struct CatalogView {
+    state: Mutex<State>,
+    readiness: watch::Sender<Readiness>,
+}
+
+#[derive(Default)]
+struct State {
+    catalog: Catalog,
+    leaders: BTreeMap<ShardId, NodeId>,
+    /// Which lanes hold nothing any more of a dropped keyspace.
+    dropped: BTreeMap<KeyspaceId, BTreeSet<LaneId>>,
+}
+
+impl CatalogView {
+    pub(crate) fn new() -> Self {
+        Self { state: Mutex::default(), readiness: watch::Sender::new(Readiness::default()) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Follows what others wait for.
+    pub(crate) fn readiness(&self) -> watch::Receiver<Readiness> {
+        self.readiness.subscribe()
+    }
+
+    /// Looks something up. Short: lanes wait meanwhile.
+    pub(crate) fn with<R>(&self, look: impl FnOnce(&Catalog) -> R) -> R {
+        look(&self.lock().catalog)
+    }
+
+    /// Takes in changes applied on this node, tells every lane, and connects to new nodes.
+    pub(super) fn on_events(&self, events: Vec<Event>, hub: &Hub) {
+        let mut changed: BTreeMap<ShardId, Descriptor> = BTreeMap::new();
+        let mut state = self.lock();
+        for event in events {
+            match state.catalog.apply(&event) {
+                Ok(descriptors) => changed.extend(descriptors.into_iter().map(|d| (d.shard, d))),
+                Err(error) => {
+                    tracing::error!(%error, revision = event.revision.0,
+                        "a catalog record can't be read and is left aside");
+                }
+            }
+        }
+        let peers: Vec<Peer> = state
+            .catalog
+            .nodes()
+            .map(|n| Peer { node: n.id, address: n.peer_address.clone() })
+            .collect();
+        let is_founded = state.catalog.cluster().is_some();
+        drop(state);
+        for peer in peers {
+            hub.links.connect(peer);
+        }
+        if !changed.is_empty() {
+            let descriptors: Vec<Descriptor> = changed.into_values().collect();
+            hub.lanes.describe(&descriptors);
+        }
+        self.readiness
+            .send_if_modified(|r| !std::mem::replace(&mut r.is_founded, is_founded) && is_founded);
+    }
+
+    /// A lane holds nothing any more of these keyspaces; when all say so, their data goes.
+    pub(super) fn on_dropped(&self, lane: LaneId, keyspaces: Vec<KeyspaceId>, hub: &Hub) {
+        let mut state = self.lock();
+        for keyspace in keyspaces {
+            let lanes = state.dropped.entry(keyspace).or_default();
+            lanes.insert(lane);
+            if lanes.len() == usize::from(hub.lanes.count()) {
+                state.dropped.remove(&keyspace);
+                hub.upkeep.drop_keyspace(keyspace);
+            }
+        }
+    }
+
+    /// Leadership moved.
+    pub(super) fn on_leaders(&self, leaders: Vec<(ShardId, Option<NodeId>)>, hub: &Hub) {
+        let mut state = self.lock();
+        let mut system = None;
+        for (shard, leader) in leaders {
+            match leader {
+                Some(leader) => state.leaders.insert(shard, leader),
+                None => state.leaders.remove(&shard),
+            };
+            if shard == ShardId::SYSTEM {
+                system = Some(leader);
+            }
+        }
+        let leading = state.leaders.values().filter(|leader| **leader == hub.node).count();
+        drop(state);
+        hub.metrics.leading.set(leading as i64);
+        if let Some(leader) = system {
+            self.readiness.send_modify(|r| {
+                r.has_leader = leader.is_some();
+                r.leads_system = leader == Some(hub.node);
+            });
+        }
+    }
+
+    /// The shards that this node leads.
+    pub(crate) fn led_by(&self, node: NodeId) -> Vec<ShardId> {
+        let state = self.lock();
+        state.leaders.iter().filter(|(_, l)| **l == node).map(|(s, _)| *s).collect()
+    }
+}

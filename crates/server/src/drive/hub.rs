@@ -1,0 +1,168 @@
+//! What the threads and tasks of one node share.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use atoll_base::{Code, Failure, NodeId, Time};
+use atoll_coord::{Answer, Origin, Request};
+use atoll_node::Input;
+use atoll_replica::PeerMessage;
+use atoll_storage::Engine;
+use atoll_transport::link::{Links, PeerSink};
+
+use super::catalog::CatalogView;
+use super::clock::Clock;
+use super::lanes::Lanes;
+use super::log::LogQueue;
+use super::metrics::Metrics;
+use super::origins::{Attached, Origins};
+use super::pressure::Pressure;
+use super::upkeep::UpkeepQueue;
+
+/// The queues, registries and counters of one node. Nothing here blocks.
+pub(crate) struct Hub {
+    pub(crate) node: NodeId,
+    pub(crate) cluster: u64,
+    pub(crate) data: PathBuf,
+    pub(crate) disk_reserve_bytes: u64,
+    pub(crate) clock: Clock,
+    pub(crate) lanes: Arc<Lanes>,
+    pub(crate) links: Arc<Links>,
+    pub(crate) log: LogQueue,
+    pub(crate) upkeep: UpkeepQueue,
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) origins: Origins,
+    pub(crate) catalog: CatalogView,
+    pub(crate) pressure: Pressure,
+    pub(crate) metrics: Metrics,
+    pub(super) stopping: AtomicBool,
+}
+
+impl Hub {
+    /// Whether the node is on its way down.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Relaxed)
+    }
+
+    /// The node's clock.
+    pub(crate) fn now(&self) -> Time {
+        self.clock.now()
+    }
+
+    /// Registers a caller.
+    pub(crate) fn attach(&self) -> Attached {
+        let attached = self.origins.attach();
+        self.metrics.origins.set(self.origins.len() as i64);
+        attached
+    }
+
+    /// Forgets a caller and its watches.
+    pub(crate) fn detach(&self, origin: Origin) {
+        self.origins.detach(origin);
+        self.metrics.origins.set(self.origins.len() as i64);
+        self.lanes.origin_gone(origin);
+    }
+
+    /// Gives watches leave to go on. Never refused: a watch holds a few credits at most.
+    pub(crate) fn credit(&self, credits: Vec<Request>) {
+        self.lanes.submit_always(credits);
+    }
+
+    /// Hands calls to their lanes, all or none.
+    ///
+    /// # Errors
+    /// `Overloaded` or `ShuttingDown`; nothing happened.
+    pub(crate) fn submit(&self, requests: Vec<Request>) -> Result<(), Failure> {
+        let count = requests.len() as u64;
+        let result = if self.is_stopping() {
+            Err(Failure::new(Code::ShuttingDown, format!("node {} is stopping", self.node)))
+        } else {
+            self.lanes.submit(requests)
+        };
+        match &result {
+            Ok(()) => self.metrics.calls.inc_by(count),
+            Err(_) => self.metrics.calls_refused.inc_by(count),
+        };
+        result
+    }
+}
+
+/// The way in for what peers say.
+pub(super) struct PeerInbox {
+    pub(super) lanes: Arc<Lanes>,
+    pub(super) metrics: Metrics,
+}
+
+impl PeerSink for PeerInbox {
+    fn deliver(&self, from: NodeId, messages: Vec<PeerMessage>) {
+        let dropped = self.lanes.deliver(from, messages);
+        if dropped > 0 {
+            self.metrics.peer_dropped.inc_by(dropped as u64);
+        }
+    }
+
+    fn liveness(&self, node: NodeId, alive: bool) {
+        let state = if alive { "up" } else { "down" };
+        tracing::info!(peer = node.0, state, "peer");
+        self.lanes.tell_all(|| Input::PeerLiveness { node, alive });
+    }
+}
+
+/// An in-process caller that waits for one answer at a time.
+pub(crate) struct Caller {
+    hub: Arc<Hub>,
+    attached: Attached,
+    next: u64,
+}
+
+impl Caller {
+    pub(crate) fn new(hub: Arc<Hub>) -> Self {
+        let attached = hub.attach();
+        Self { hub, attached, next: 1 }
+    }
+
+    /// Asks this node's replica of `shard` and waits for the answer. Cancel safe: the answer is then
+    /// dropped when it comes.
+    pub(crate) async fn call(
+        &mut self,
+        shard: atoll_base::ShardId,
+        body: atoll_coord::RequestBody,
+        timeout: std::time::Duration,
+    ) -> Answer {
+        let (origin, id) = (self.attached.origin, self.next);
+        self.next += 1;
+        let deadline = self.hub.now().after(timeout);
+        let epoch = atoll_base::Epoch(0);
+        let request = Request { origin, id, shard, epoch, deadline, body };
+        let failed = |failure| Answer { origin, id, body: Err(failure) };
+        if let Err(failure) = self.hub.submit(vec![request]) {
+            return failed(failure);
+        }
+        let wait = async {
+            while let Some(batch) = self.attached.answers.recv().await {
+                if let Some(answer) = batch.into_iter().find(|a| a.id == id) {
+                    return answer;
+                }
+            }
+            failed(
+                Failure::new(Code::ShuttingDown, "this node is stopping")
+                    .with_happened(atoll_base::Happened::Maybe),
+            )
+        };
+        // The lane answers by the deadline; this is for the case that it does not.
+        match tokio::time::timeout(timeout * 2, wait).await {
+            Ok(answer) => answer,
+            Err(_) => failed(Failure::new(
+                Code::DeadlineExceeded,
+                format!("shard {shard} gave no answer in {timeout:?}"),
+            )),
+        }
+    }
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        self.hub.detach(self.attached.origin);
+    }
+}

@@ -1,0 +1,388 @@
+//! Starting and stopping a node.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use atoll_base::{LaneId, NodeId, ShardId};
+use atoll_coord::plan::BootstrapNode;
+use atoll_coord::{Catalog, RequestBody};
+use atoll_node::{Lane, LaneConfig, LaneStart, Limits, OpenError, RaftSettings, Upkeep};
+use atoll_storage::{
+    Disk, Engine, EngineError, FjallEngine, FjallOptions, LogError, LogOptions, LogWriter,
+    RealDisk, Recovered,
+};
+use atoll_transport::limits::WireLimits;
+use atoll_transport::link::{self, LinkSettings, Links, Peer, Receiver};
+use atoll_transport::{AcceptLimits, accept};
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::catalog::CatalogView;
+use super::clock::Clock;
+use super::found::found;
+use super::hub::{Caller, Hub, PeerInbox};
+use super::identity::{DataFolder, FolderError};
+use super::lanes::{self, Lanes};
+use super::log::{self, LogQueue};
+use super::metrics::Metrics;
+use super::origins::Origins;
+use super::pressure::Pressure;
+use super::upkeep::{self, UpkeepQueue};
+use crate::config::NodeConfig;
+use crate::gateway;
+
+/// How long a stopping leader waits for somebody to take over.
+const HANDOVER: Duration = Duration::from_millis(300);
+
+/// The largest record of the log.
+const LOG_RECORD_BYTES_MAX: usize = 16 << 20;
+
+/// Why a node can't start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    #[error("{name} {address} can't be listened on: {source}")]
+    Listen { name: &'static str, address: String, source: std::io::Error },
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    #[error("the engine in {path} can't be opened: {source}")]
+    Engine { path: String, source: EngineError },
+    #[error("the log in {path} can't be opened: {source}")]
+    Log { path: String, source: LogError },
+    #[error(transparent)]
+    Lane(#[from] OpenError),
+    #[error("a thread can't be started: {0}")]
+    Thread(#[source] std::io::Error),
+}
+
+/// Where a node listens.
+pub(crate) struct Listeners {
+    pub(crate) client: TcpListener,
+    pub(crate) peer: TcpListener,
+    pub(crate) http: TcpListener,
+}
+
+impl Listeners {
+    /// Binds the three addresses of the settings.
+    pub(crate) async fn bind(config: &NodeConfig) -> Result<Self, StartError> {
+        let bind = async |name, address: &String| {
+            TcpListener::bind(address).await.map_err(|source| StartError::Listen {
+                name,
+                address: address.clone(),
+                source,
+            })
+        };
+        Ok(Self {
+            client: bind("listen", &config.listen).await?,
+            peer: bind("peer_listen", &config.peer_listen).await?,
+            http: bind("http_listen", &config.http_listen).await?,
+        })
+    }
+}
+
+/// Where a running node can be reached.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Addresses {
+    pub(crate) client: SocketAddr,
+    pub(crate) peer: SocketAddr,
+    pub(crate) http: SocketAddr,
+}
+
+/// A running node. Dropping it without `stop` leaves its threads running.
+pub(crate) struct Node {
+    hub: Arc<Hub>,
+    folder: DataFolder,
+    addresses: Addresses,
+    lanes: Vec<JoinHandle<()>>,
+    log: JoinHandle<()>,
+    upkeep: JoinHandle<()>,
+    /// Ends the servers of clients and of the console.
+    stop_gateways: watch::Sender<bool>,
+    gateways: Vec<tokio::task::JoinHandle<()>>,
+    peer_server: tokio::task::JoinHandle<()>,
+    founding: tokio::task::JoinHandle<()>,
+    shutdown_timeout: Duration,
+}
+
+/// What the folder gave.
+struct Opened {
+    engine: Arc<dyn Engine>,
+    writer: LogWriter,
+    recovered: Recovered,
+}
+
+impl Node {
+    /// Starts a node, in the order of the module's essay. Blocks while files are read; call it where
+    /// that is fine. The current tokio runtime carries its connections.
+    pub(crate) async fn start(
+        config: NodeConfig,
+        listeners: Listeners,
+    ) -> Result<Self, StartError> {
+        let folder = DataFolder::open(&config.data)?;
+        let fresh = config.bootstrap.cluster_id(&config.cluster_name);
+        let identity = folder.claim(config.node_id, fresh)?;
+        if identity.cluster != fresh {
+            tracing::info!(
+                "bootstrap differs from the one that the cluster began with; the catalog counts"
+            );
+        }
+        let opened = open(folder.path(), &config)?;
+        for warning in &opened.recovered.warnings {
+            tracing::warn!("log: {warning}");
+        }
+        let (metrics, mut registry) = Metrics::new();
+        let hub = hub(&config, identity.cluster, opened.engine.clone(), metrics);
+        gateway::register(&mut registry, &hub);
+        let lanes = open_lanes(&config, &hub, &opened.writer, opened.recovered)?;
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let log = log::start(opened.writer, hub.clone()).map_err(StartError::Thread)?;
+        let upkeep = upkeep::start(hub.clone(), disk).map_err(StartError::Thread)?;
+        let lanes = lanes
+            .into_iter()
+            .map(|(id, lane)| lanes::start(lane, id, hub.clone()))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(StartError::Thread)?;
+        Ok(Self::connect(config, hub, folder, registry, listeners, Threads { lanes, log, upkeep }))
+    }
+
+    /// Steps 6 and 7.
+    fn connect(
+        config: NodeConfig,
+        hub: Arc<Hub>,
+        folder: DataFolder,
+        registry: Registry,
+        listeners: Listeners,
+        threads: Threads,
+    ) -> Self {
+        let address = |l: &TcpListener| l.local_addr().expect("a bound listener has an address");
+        let addresses = Addresses {
+            client: address(&listeners.client),
+            peer: address(&listeners.peer),
+            http: address(&listeners.http),
+        };
+        for member in &config.bootstrap.members {
+            hub.links.connect(Peer { node: member.node, address: member.peer.clone() });
+        }
+        let service = Receiver::new(hub.links.clone()).service();
+        let incoming = accept(listeners.peer, AcceptLimits::default());
+        let server = WireLimits::default().server().add_service(service);
+        let peer_server = tokio::spawn(async move {
+            if let Err(error) = server.serve_with_incoming(incoming).await {
+                tracing::error!(%error, "peers are no longer heard");
+            }
+        });
+        let founding = tokio::spawn(found(hub.clone(), founders(&config)));
+        let stop_gateways = watch::Sender::new(false);
+        let gateways = gateway::start(
+            &config,
+            hub.clone(),
+            registry,
+            listeners.client,
+            listeners.http,
+            &stop_gateways,
+        );
+        Self {
+            hub,
+            folder,
+            addresses,
+            lanes: threads.lanes,
+            log: threads.log,
+            upkeep: threads.upkeep,
+            stop_gateways,
+            gateways,
+            peer_server,
+            founding,
+            shutdown_timeout: config.shutdown_timeout,
+        }
+    }
+
+    /// Where the node can be reached.
+    pub(crate) fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// What its threads share.
+    pub(crate) fn hub(&self) -> &Arc<Hub> {
+        &self.hub
+    }
+
+    /// Stops the node, in the order of the module's essay.
+    pub(crate) async fn stop(self) {
+        let Self { hub, folder, lanes, log, upkeep, .. } = self;
+        hand_over(&hub).await;
+        hub.stopping.store(true, Relaxed);
+        self.founding.abort();
+        self.stop_gateways.send_replace(true);
+        let timeout = self.shutdown_timeout;
+        for mut gateway in self.gateways {
+            if tokio::time::timeout(timeout, &mut gateway).await.is_err() {
+                gateway.abort();
+            }
+        }
+        hub.origins.hang_up();
+        hub.links.stop().await;
+        self.peer_server.abort();
+        let ended = tokio::task::spawn_blocking(move || {
+            hub.lanes.close();
+            join(lanes);
+            hub.log.close();
+            join([log]);
+            hub.upkeep.close();
+            join([upkeep]);
+            drop(folder);
+        });
+        if ended.await.is_err() {
+            tracing::error!("the node's threads did not end cleanly");
+        }
+    }
+}
+
+struct Threads {
+    lanes: Vec<JoinHandle<()>>,
+    log: JoinHandle<()>,
+    upkeep: JoinHandle<()>,
+}
+
+fn join(threads: impl IntoIterator<Item = JoinHandle<()>>) {
+    for thread in threads {
+        // A panic aborts the process before anybody could see it here.
+        let _ = thread.join();
+    }
+}
+
+fn open(path: &Path, config: &NodeConfig) -> Result<Opened, StartError> {
+    let engine_path = path.join("engine");
+    let options = FjallOptions {
+        cache_bytes: config.engine_cache_bytes,
+        memtable_bytes: config.engine_write_buffer_bytes,
+        ..FjallOptions::default()
+    };
+    let engine = FjallEngine::open(&engine_path, options)
+        .map_err(|source| StartError::Engine { path: engine_path.display().to_string(), source })?;
+    let log_path = path.join("log");
+    let segment_bytes = u32::try_from(config.log_segment_bytes).unwrap_or(1 << 30) / 8 * 8;
+    let options = LogOptions {
+        segment_bytes,
+        record_bytes_max: LOG_RECORD_BYTES_MAX.min(segment_bytes as usize - 4096),
+        ..LogOptions::default()
+    };
+    let (writer, recovered) = LogWriter::open(Arc::new(RealDisk), &log_path, options)
+        .map_err(|source| StartError::Log { path: log_path.display().to_string(), source })?;
+    Ok(Opened { engine: Arc::new(engine), writer, recovered })
+}
+
+fn hub(config: &NodeConfig, cluster: u64, engine: Arc<dyn Engine>, metrics: Metrics) -> Arc<Hub> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let count = if config.lanes == 0 { cores.min(256) as u16 } else { config.lanes };
+    let lanes = Arc::new(Lanes::new(count, config.lane_queue_max));
+    let identity = link::Identity { cluster, node: config.node_id };
+    let settings = LinkSettings {
+        queue_messages_max: config.peer_queue_messages_max,
+        queue_bytes_max: config.peer_queue_bytes_max,
+        ..LinkSettings::default()
+    };
+    let inbox = Arc::new(PeerInbox { lanes: lanes.clone(), metrics: metrics.clone() });
+    let runtime = tokio::runtime::Handle::current();
+    Arc::new(Hub {
+        node: config.node_id,
+        cluster,
+        data: config.data.clone(),
+        disk_reserve_bytes: config.disk_reserve_bytes,
+        clock: Clock::new(),
+        lanes,
+        links: Arc::new(Links::new(identity, settings, inbox, runtime)),
+        log: LogQueue::new(),
+        upkeep: UpkeepQueue::new(),
+        engine,
+        origins: Origins::new(config.answer_queue_max),
+        catalog: CatalogView::new(),
+        pressure: Pressure::default(),
+        metrics,
+        stopping: AtomicBool::new(false),
+    })
+}
+
+fn open_lanes(
+    config: &NodeConfig,
+    hub: &Hub,
+    writer: &LogWriter,
+    recovered: Recovered,
+) -> Result<Vec<(LaneId, Lane)>, StartError> {
+    let nodes: Vec<NodeId> = config.bootstrap.members.iter().map(|m| m.node).collect();
+    let founding = vec![Catalog::system_descriptor(&nodes)];
+    let mut by_lane: Vec<_> =
+        (0..hub.lanes.count()).map(|_| std::collections::BTreeMap::new()).collect();
+    for (shard, state) in recovered.shards {
+        by_lane[usize::from(hub.lanes.lane_of(shard).0)].insert(shard, state);
+    }
+    let mut lanes = Vec::new();
+    for (lane, recovered) in (0..).map(LaneId).zip(by_lane) {
+        let start = LaneStart {
+            engine: hub.engine.clone(),
+            log: writer.reader(),
+            recovered,
+            founding: founding.clone(),
+        };
+        lanes.push((lane, Lane::open(lane_config(config, hub, lane), hub.now(), start)?));
+    }
+    Ok(lanes)
+}
+
+fn lane_config(config: &NodeConfig, hub: &Hub, lane: LaneId) -> LaneConfig {
+    let seed = Clock::wall().0 ^ (u64::from(std::process::id()) << 40);
+    LaneConfig {
+        node: config.node_id,
+        lane,
+        lanes: hub.lanes.count(),
+        seed: seed ^ u64::from(lane.0),
+        raft: RaftSettings {
+            election_timeout_min: config.election_timeout,
+            heartbeat_interval: config.heartbeat_interval,
+            ..RaftSettings::default()
+        },
+        limits: Limits::default(),
+        upkeep: Upkeep {
+            persist_bytes: config.persist_bytes,
+            persist_interval: config.persist_interval,
+            history_revisions: config.history_revisions,
+            ..Upkeep::default()
+        },
+    }
+}
+
+fn founders(config: &NodeConfig) -> Vec<BootstrapNode> {
+    let founder = |m: &crate::config::Member| BootstrapNode {
+        id: m.node,
+        client_address: m.client.clone(),
+        peer_address: m.peer.clone(),
+        http_address: m.http.clone(),
+    };
+    config.bootstrap.members.iter().map(founder).collect()
+}
+
+/// Asks the replicas that lead here to hand over; does not wait long, since others elect anyway.
+async fn hand_over(hub: &Arc<Hub>) {
+    let led = hub.catalog.led_by(hub.node);
+    let mut caller = Caller::new(hub.clone());
+    let work = async {
+        for shard in led {
+            if let Some(to) = successor(hub, shard) {
+                let _ = caller.call(shard, RequestBody::Transfer(to), HANDOVER).await;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(HANDOVER, work).await;
+}
+
+/// Another voter of the shard.
+fn successor(hub: &Hub, shard: ShardId) -> Option<NodeId> {
+    hub.catalog.with(|catalog| {
+        let descriptor = &catalog.shard(shard)?.record.descriptor;
+        let voters = descriptor.members.iter().filter(|m| m.role == atoll_raft::Role::Voter);
+        voters.map(|m| m.node).find(|n| *n != hub.node)
+    })
+}

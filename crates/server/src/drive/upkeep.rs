@@ -1,0 +1,161 @@
+//! The upkeep thread: makes the engine durable when lanes ask, and looks at the disk's free space.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use atoll_base::{Code, Failure, KeyspaceId, LaneId};
+use atoll_node::Input;
+use atoll_storage::{Disk, EngineError};
+
+use super::hub::Hub;
+use super::mailbox::{Mailbox, Taken};
+use super::metrics::observe;
+use super::pressure::Observer;
+
+/// How often the free space is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// The upkeep thread's queue.
+#[derive(Debug)]
+pub(crate) struct UpkeepQueue {
+    mailbox: Mailbox<Job>,
+}
+
+#[derive(Debug)]
+enum Job {
+    Persist { lane: LaneId, request: u64 },
+    Drop(KeyspaceId),
+}
+
+impl UpkeepQueue {
+    pub(crate) fn new() -> Self {
+        // One request per lane and one drop per keyspace at a time.
+        Self { mailbox: Mailbox::new(usize::MAX) }
+    }
+
+    /// Answers `Persisted` once everything in the engine survives power loss.
+    pub(crate) fn persist(&self, lane: LaneId, request: u64) {
+        self.mailbox.push(Job::Persist { lane, request });
+    }
+
+    /// Deletes a keyspace's data, of which no lane holds a replica.
+    pub(crate) fn drop_keyspace(&self, keyspace: KeyspaceId) {
+        self.mailbox.push(Job::Drop(keyspace));
+    }
+
+    /// Ends the thread after what waits.
+    pub(crate) fn close(&self) {
+        self.mailbox.close();
+    }
+}
+
+/// Starts the thread; it persists a last time when its queue is closed.
+pub(crate) fn start(hub: Arc<Hub>, disk: Arc<dyn Disk>) -> std::io::Result<JoinHandle<()>> {
+    let name = format!("upkeep-{}", hub.node);
+    let thread = Upkeep { hub, disk, is_low: false };
+    std::thread::Builder::new().name(name).spawn(move || thread.run())
+}
+
+struct Upkeep {
+    hub: Arc<Hub>,
+    disk: Arc<dyn Disk>,
+    is_low: bool,
+}
+
+impl Upkeep {
+    fn run(mut self) {
+        let _guard = super::AbortOnPanic("the upkeep thread");
+        let hub = self.hub.clone();
+        let mut jobs = Vec::new();
+        let mut looked: Option<Instant> = None;
+        loop {
+            if looked.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
+                looked = Some(Instant::now());
+                self.look_at_disk();
+            }
+            match hub.upkeep.mailbox.take(&mut jobs, Some(LOOK_EVERY)) {
+                Taken::Items(_) => self.work(&mut jobs),
+                Taken::TimedOut => {}
+                Taken::Closed => break,
+            }
+        }
+        self.persist();
+    }
+
+    fn work(&mut self, jobs: &mut Vec<Job>) {
+        let mut waiting = Vec::new();
+        for job in jobs.drain(..) {
+            match job {
+                Job::Persist { lane, request } => waiting.push((lane, request)),
+                Job::Drop(keyspace) => match self.hub.engine.drop_keyspace(keyspace) {
+                    Ok(()) => {
+                        tracing::info!(keyspace = keyspace.0, "a dropped keyspace was deleted")
+                    }
+                    Err(error) => {
+                        tracing::error!(keyspace = keyspace.0, %error,
+                            "a dropped keyspace could not be deleted, its space stays in use");
+                    }
+                },
+            }
+        }
+        if !waiting.is_empty() && self.persist() {
+            for (lane, request) in waiting {
+                self.hub.lanes.mailbox(lane).push(Input::Persisted { request });
+            }
+        }
+    }
+
+    /// True once it is done; false when this process is about to stop without it.
+    fn persist(&self) -> bool {
+        let mut told = false;
+        loop {
+            let began = Instant::now();
+            match self.hub.engine.persist() {
+                Ok(()) => {
+                    observe(&self.hub.metrics.engine_persist, began.elapsed());
+                    return true;
+                }
+                Err(error @ EngineError::DiskFull { .. }) => {
+                    if !told {
+                        tracing::error!(%error, "the engine can't be persisted, the log stays uncut");
+                    }
+                    told = true;
+                    if self.hub.is_stopping() {
+                        return false;
+                    }
+                    std::thread::sleep(LOOK_EVERY);
+                }
+                Err(error) => super::abort(&format!(
+                    "the engine can't be persisted: {error}; start the node again, the log has what the \
+                     engine lacks"
+                )),
+            }
+        }
+    }
+
+    /// Refuses new data while the disk is nearly full, so that what is promised always fits.
+    fn look_at_disk(&mut self) {
+        let Ok(free) = self.disk.free_bytes(&self.hub.data) else { return };
+        self.hub.metrics.disk_free.set(free);
+        let reserve = self.hub.disk_reserve_bytes;
+        // Some distance between the two thresholds, so that the answer does not flicker.
+        let is_low = if self.is_low { free < reserve + reserve / 8 } else { free < reserve };
+        if is_low == self.is_low {
+            return;
+        }
+        self.is_low = is_low;
+        let text = format!(
+            "{free} bytes are free in {}, disk_reserve_bytes is {reserve}",
+            self.hub.data.display()
+        );
+        if is_low {
+            tracing::error!("the disk is nearly full: new data is refused, {text}");
+        } else {
+            tracing::info!("there is room on the disk again: {text}");
+        }
+        let failure =
+            is_low.then(|| Failure::new(Code::DiskFull, format!("disk is nearly full: {text}")));
+        self.hub.pressure.set(Observer::Upkeep, failure, &self.hub.lanes);
+    }
+}

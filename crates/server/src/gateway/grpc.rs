@@ -1,0 +1,82 @@
+//! The gRPC server of clients: sessions, health and reflection on one port.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_transport::limits::WireLimits;
+use atoll_transport::stub::v1::session_server::SessionServer;
+use atoll_transport::{AcceptLimits, accept};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use super::session::Sessions;
+use crate::config::NodeConfig;
+use crate::drive::Hub;
+
+/// The services whose health is told by name; the empty name is the node.
+const SERVICES: [&str; 4] = ["", "atoll.v1.Kv", "atoll.v1.Session", "atoll.v1.Admin"];
+
+/// Serves until told to stop, then until the calls in flight are answered.
+pub(super) async fn serve(
+    config: NodeConfig,
+    hub: Arc<Hub>,
+    listener: TcpListener,
+    stop: watch::Receiver<bool>,
+) {
+    let limits = WireLimits {
+        message_bytes_max: config.message_bytes_max,
+        // A silent client costs a ping now and then; a vanished one goes within a minute.
+        keepalive_interval: Duration::from_secs(30),
+        keepalive_timeout: Duration::from_secs(20),
+        ..WireLimits::default()
+    };
+    let sessions = Sessions {
+        hub: hub.clone(),
+        calls_in_flight_max: config.calls_in_flight_max,
+        message_bytes_max: config.message_bytes_max,
+        stop: stop.clone(),
+    };
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(atoll_wire::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .expect("the schema was compiled by this build");
+    let health_task = tokio::spawn(tell_health(hub, reporter, stop.clone()));
+    let bytes_max = config.message_bytes_max;
+    let router = limits
+        .server()
+        .add_service(
+            SessionServer::new(sessions)
+                .max_decoding_message_size(bytes_max)
+                .max_encoding_message_size(bytes_max),
+        )
+        .add_service(health)
+        .add_service(reflection);
+    let accept_limits =
+        AcceptLimits { connections_max: config.connections_max, ..AcceptLimits::default() };
+    let incoming = accept(listener, accept_limits);
+    let served = router.serve_with_incoming_shutdown(incoming, super::stopped(stop)).await;
+    if let Err(error) = served {
+        tracing::error!(%error, "clients are no longer served");
+    }
+    health_task.abort();
+}
+
+/// Keeps the health service in step with what `/ready` says.
+async fn tell_health(hub: Arc<Hub>, reporter: HealthReporter, stop: watch::Receiver<bool>) {
+    let mut readiness = hub.catalog.readiness();
+    loop {
+        let ready = *readiness.borrow_and_update();
+        let serves = ready.is_founded && ready.has_leader && !*stop.borrow();
+        let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for service in SERVICES {
+            reporter.set_service_status(service, status).await;
+        }
+        if readiness.changed().await.is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The ways in: gRPC for clients, HTTP for machines that watch machines. They translate and hand over;
+//! they decide nothing.
+
+mod grpc;
+mod http;
+mod session;
+
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::config::NodeConfig;
+use crate::drive::Hub;
+
+/// What this build calls itself.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Starts the client and HTTP servers; they end, after the calls in flight, when `stop` says so.
+pub(crate) fn start(
+    config: &NodeConfig,
+    hub: Arc<Hub>,
+    registry: Registry,
+    client: TcpListener,
+    http: TcpListener,
+    stop: &watch::Sender<bool>,
+) -> Vec<JoinHandle<()>> {
+    vec![
+        tokio::spawn(grpc::serve(config.clone(), hub.clone(), client, stop.subscribe())),
+        tokio::spawn(http::serve(hub, registry, http, stop.subscribe())),
+    ]
+}
+
+/// Ready when `stop` says so, or when nobody can say so any more.
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// Adds to the registry what is looked up when somebody asks.
+pub(crate) fn register(registry: &mut Registry, hub: &Arc<Hub>) {
+    registry.register_collector(Box::new(HubCollector { hub: Arc::downgrade(hub) }));
+}
+
+/// Counters that live elsewhere in the node.
+#[derive(Debug)]
+struct HubCollector {
+    hub: std::sync::Weak<Hub>,
+}
+
+impl Collector for HubCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let Some(hub) = self.hub.upgrade() else { return Ok(()) };
+        let link = hub.links.stats().totals();
+        let counters = [
+            ("atoll_link_frames_sent", "Frames sent to peers", link.frames_sent),
+            ("atoll_link_messages_sent", "Messages in them", link.messages_sent),
+            ("atoll_link_frames_received", "Frames heard from peers", link.frames_received),
+            ("atoll_link_messages_received", "Messages in them", link.messages_received),
+            ("atoll_link_dropped_full", "Messages dropped at a full queue", link.dropped_full),
+            ("atoll_link_dropped_down", "Messages dropped without connection", link.dropped_down),
+            ("atoll_link_dropped_large", "Messages too large to send", link.dropped_too_large),
+            ("atoll_link_unreadable", "Messages of peers that can't be read", link.unreadable),
+            ("atoll_link_connects", "Connections opened to peers", link.connects),
+        ];
+        for (name, help, value) in counters {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(
+                name,
+                help,
+                None,
+                counter.metric_type(),
+            )?)?;
+        }
+        let gauges = [
+            (
+                "atoll_engine_disk_bytes",
+                "Bytes of the engine on disk",
+                hub.engine.disk_bytes().unwrap_or(0),
+            ),
+            (
+                "atoll_engine_memory_bytes",
+                "Bytes of the engine's caches",
+                hub.engine.memory_bytes(),
+            ),
+            ("atoll_process_memory_bytes", "Resident memory", resident_bytes()),
+        ];
+        for (name, help, value) in gauges {
+            let gauge = ConstGauge::new(value as i64);
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        Ok(())
+    }
+}
+
+/// Resident memory of the process; 0 where the system does not say.
+pub(crate) fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = statm.split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or(0);
+    pages * 4096
+}

@@ -1,0 +1,298 @@
+//! The fast path: one stream each way, carrying batches of calls and answers.
+//!
+//! A frame's calls are split by lane and pushed once per lane; whatever answers wait when the network
+//! asks for more leave in one frame. The session's in-flight limit is the setting
+//! `calls_in_flight_max`; beyond it calls are refused as overloaded, each by itself.
+//!
+//! A session ends when the client hangs up, or, after the client closed its side or the node stops, when
+//! its calls in flight are answered. Its watches end with it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use atoll_base::{Code, Epoch, Failure, Happened, ShardId};
+use atoll_coord::{Answer, AnswerBody, Origin, Request as ShardRequest, RequestBody};
+use atoll_machine::{KeyValue, Reply, TxnResult};
+use atoll_transport::call::{decode_call, encode_answer};
+use atoll_transport::status::to_status;
+use atoll_transport::stub::v1::session_server;
+use atoll_wire::v1::{ClientFrame, ServerFrame};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::drive::Hub;
+
+/// Batches of answers that one frame gathers at most.
+const GATHER_MAX: usize = 256;
+
+/// Opens sessions.
+#[derive(Clone)]
+pub(super) struct Sessions {
+    pub(super) hub: Arc<Hub>,
+    pub(super) calls_in_flight_max: usize,
+    pub(super) message_bytes_max: usize,
+    pub(super) stop: watch::Receiver<bool>,
+}
+
+/// What the two directions of a session share.
+struct Session {
+    hub: Arc<Hub>,
+    origin: Origin,
+    in_flight: AtomicUsize,
+    in_flight_max: usize,
+    /// No more calls will come.
+    is_closing: AtomicBool,
+    /// The session's watches and their shards.
+    watches: Mutex<BTreeMap<u64, ShardId>>,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.hub.detach(self.origin);
+    }
+}
+
+#[tonic::async_trait]
+impl session_server::Session for Sessions {
+    type OpenStream = ServerFrames;
+
+    async fn open(
+        &self,
+        request: Request<Streaming<ClientFrame>>,
+    ) -> Result<Response<ServerFrames>, Status> {
+        if self.hub.is_stopping() {
+            let text = format!("session refused: node {} is stopping", self.hub.node);
+            return Err(to_status(&Failure::new(Code::ShuttingDown, text)));
+        }
+        let attached = self.hub.attach();
+        let session = Arc::new(Session {
+            hub: self.hub.clone(),
+            origin: attached.origin,
+            in_flight: AtomicUsize::new(0),
+            in_flight_max: self.calls_in_flight_max,
+            is_closing: AtomicBool::new(false),
+            watches: Mutex::default(),
+        });
+        let frames = request.into_inner();
+        tokio::spawn(hear(session.clone(), frames, attached.sender, self.stop.clone()));
+        Ok(Response::new(ServerFrames {
+            session,
+            answers: attached.answers,
+            batches: Vec::new(),
+            waiting: VecDeque::new(),
+            frame_bytes_max: self.message_bytes_max - self.message_bytes_max / 8,
+        }))
+    }
+}
+
+/// Takes calls in until the client or the node has enough.
+async fn hear(
+    session: Arc<Session>,
+    mut frames: Streaming<ClientFrame>,
+    refusals: mpsc::Sender<Vec<Answer>>,
+    mut stop: watch::Receiver<bool>,
+) {
+    loop {
+        let frame = tokio::select! {
+            frame = frames.message() => frame,
+            _ = stop.wait_for(|stop| *stop) => break,
+            () = refusals.closed() => return,
+        };
+        let Ok(Some(frame)) = frame else { break };
+        let refused = session.take(frame);
+        if !refused.is_empty() && refusals.send(refused).await.is_err() {
+            return;
+        }
+    }
+    session.is_closing.store(true, Ordering::SeqCst);
+    if session.in_flight.load(Ordering::SeqCst) == 0 {
+        // Nobody else would end the stream of answers.
+        session.hub.detach(session.origin);
+    }
+}
+
+impl Session {
+    /// Hands a frame's calls to their lanes. Answers those that are refused here.
+    fn take(&self, frame: ClientFrame) -> Vec<Answer> {
+        let mut refused = Vec::new();
+        let count = frame.calls.len();
+        let before = self.in_flight.fetch_add(count, Ordering::SeqCst);
+        let room = self.in_flight_max.saturating_sub(before);
+        let refuse = |id, failure| Answer { origin: self.origin, id, body: Err(failure) };
+        let now = self.hub.now();
+        let mut requests = Vec::with_capacity(count);
+        for call in frame.calls {
+            let id = call.id;
+            if requests.len() >= room {
+                refused.push(refuse(id, self.too_many()));
+                continue;
+            }
+            match decode_call(call, self.origin, now) {
+                Ok(request) => {
+                    if matches!(request.body, RequestBody::Watch(_)) {
+                        self.watches().insert(id, request.shard);
+                    }
+                    requests.push(request);
+                }
+                Err(failure) => refused.push(refuse(id, failure)),
+            }
+        }
+        if requests.is_empty() {
+            return refused;
+        }
+        let ids: Vec<u64> = requests.iter().map(|r| r.id).collect();
+        if let Err(failure) = self.hub.submit(requests) {
+            refused.extend(ids.into_iter().map(|id| refuse(id, failure.clone())));
+        }
+        refused
+    }
+
+    fn watches(&self) -> MutexGuard<'_, BTreeMap<u64, ShardId>> {
+        self.watches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps track of a watch by the answers that leave: events handed on make room for others, so a
+    /// slow reader holds back its own watch only.
+    fn on_leaving(&self, answer: &Answer, credits: &mut Vec<ShardRequest>) {
+        match &answer.body {
+            Ok(AnswerBody::Watch(_)) => {
+                if let Some(shard) = self.watches().get(&answer.id) {
+                    credits.push(self.credit(*shard, answer.id));
+                }
+            }
+            Ok(AnswerBody::WatchCompacted { .. }) | Err(_) => {
+                self.watches().remove(&answer.id);
+            }
+            Ok(_) => {}
+        }
+    }
+
+    fn credit(&self, shard: ShardId, watch: u64) -> ShardRequest {
+        ShardRequest {
+            origin: self.origin,
+            id: watch,
+            shard,
+            epoch: Epoch::ZERO,
+            deadline: self.hub.now(),
+            body: RequestBody::WatchCredit { watch },
+        }
+    }
+
+    fn too_many(&self) -> Failure {
+        let limit = self.in_flight_max;
+        Failure::new(
+            Code::Overloaded,
+            format!(
+                "call refused: the session has {limit} calls in flight, the limit calls_in_flight_max"
+            ),
+        )
+    }
+}
+
+/// The answers of a session.
+pub(super) struct ServerFrames {
+    session: Arc<Session>,
+    answers: mpsc::Receiver<Vec<Answer>>,
+    batches: Vec<Vec<Answer>>,
+    /// What did not fit into the frame before.
+    waiting: VecDeque<Answer>,
+    frame_bytes_max: usize,
+}
+
+impl Stream for ServerFrames {
+    type Item = Result<ServerFrame, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        if this.waiting.is_empty() {
+            let is_closing = this.session.is_closing.load(Ordering::SeqCst);
+            if is_closing && this.session.in_flight.load(Ordering::SeqCst) == 0 {
+                return Poll::Ready(None);
+            }
+            let got = ready!(this.answers.poll_recv_many(cx, &mut this.batches, GATHER_MAX));
+            if got == 0 {
+                return Poll::Ready(None);
+            }
+            this.waiting.extend(this.batches.drain(..).flatten());
+        }
+        Poll::Ready(Some(Ok(this.next_frame())))
+    }
+}
+
+impl ServerFrames {
+    /// As many waiting answers as one message may hold.
+    fn next_frame(&mut self) -> ServerFrame {
+        let mut answers = Vec::with_capacity(self.waiting.len());
+        let (mut bytes, mut done) = (0, 0);
+        let mut credits = Vec::new();
+        while let Some(answer) = self.waiting.front() {
+            let size = answer_bytes(answer);
+            if bytes + size > self.frame_bytes_max && !answers.is_empty() {
+                break;
+            }
+            let Some(mut answer) = self.waiting.pop_front() else { break };
+            if size > self.frame_bytes_max {
+                answer.body = Err(self.too_large(&answer, size));
+            }
+            bytes += size;
+            done += usize::from(is_last(&answer));
+            self.session.on_leaving(&answer, &mut credits);
+            answers.push(encode_answer(answer));
+        }
+        self.session.in_flight.fetch_sub(done, Ordering::SeqCst);
+        if !credits.is_empty() {
+            self.session.hub.credit(credits);
+        }
+        ServerFrame { answers }
+    }
+
+    fn too_large(&self, answer: &Answer, size: usize) -> Failure {
+        let happened = match answer.body {
+            Ok(AnswerBody::Command(_)) => Happened::Yes,
+            _ => Happened::No,
+        };
+        let limit = self.frame_bytes_max;
+        let text =
+            format!("the answer takes {size} bytes, a message holds {limit} (message_bytes_max)");
+        Failure::new(Code::TooLarge, text).with_happened(happened)
+    }
+}
+
+/// Whether the call is answered by this; a watch's call is answered when the watch stands.
+fn is_last(answer: &Answer) -> bool {
+    !matches!(answer.body, Ok(AnswerBody::Watch(_) | AnswerBody::WatchCompacted { .. }))
+}
+
+/// About how many bytes the answer takes on the wire, a little too much.
+fn answer_bytes(answer: &Answer) -> usize {
+    let one = |kv: &KeyValue| kv.key.len() + kv.value.len() + 64;
+    let some = |kv: &Option<KeyValue>| kv.as_ref().map_or(0, one);
+    let many = |kvs: &[KeyValue]| kvs.iter().map(one).sum::<usize>();
+    64 + match &answer.body {
+        Ok(AnswerBody::Command(reply)) => match reply {
+            Reply::Put { previous, .. } => some(previous),
+            Reply::Delete { previous, .. } => many(previous),
+            Reply::Txn { results, .. } => results.iter().map(result_bytes).sum(),
+            Reply::Compact { .. } | Reply::SessionsExpired { .. } | Reply::Failed(_) => 256,
+        },
+        Ok(AnswerBody::Get { kv, .. }) => some(kv),
+        Ok(AnswerBody::Range { page, .. }) => many(&page.kvs) + 1024,
+        Ok(AnswerBody::Watch(batch)) => batch.events.iter().map(|e| e.cost() as usize + 128).sum(),
+        Ok(_) => 1024,
+        Err(failure) => failure.message.len() + 64,
+    }
+}
+
+fn result_bytes(result: &TxnResult) -> usize {
+    let one = |kv: &KeyValue| kv.key.len() + kv.value.len() + 64;
+    32 + match result {
+        TxnResult::Put { previous } => previous.as_ref().map_or(0, one),
+        TxnResult::Delete { previous, .. } => previous.iter().map(one).sum(),
+        TxnResult::Range(page) => page.kvs.iter().map(one).sum::<usize>() + 1024,
+        TxnResult::Txn { results, .. } => results.iter().map(result_bytes).sum(),
+    }
+}
