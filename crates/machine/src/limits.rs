@@ -51,10 +51,12 @@ limits! {
     txn_parts_max = 1024;
     /// Keys that one command may delete, or one compare may look at.
     scan_keys_max = 100_000;
+    /// Bytes of keys and values that one delete may remove.
+    delete_bytes_max = 64 << 20;
     /// Bytes of pairs that one page of a range, or the previous pairs of one command, may hold.
     page_bytes_max = 4 << 20;
     /// Keys that one page of a range may visit.
-    page_visits_max = 200_000;
+    page_visits_max = 20_000;
     /// Clients whose replies are kept; the longest silent one is forgotten for a new one.
     clients_max = 4096;
     /// Forgotten clients that are still known to be so; beyond, a client's retry looks like a new

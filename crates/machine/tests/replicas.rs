@@ -163,6 +163,23 @@ fn a_half_installed_snapshot_is_recognised() {
 }
 
 #[test]
+fn a_removed_shard_leaves_nothing() {
+    let mut rng = Rng::new(5);
+    let log = random_log(&mut rng, 60);
+    let mut replica = Replica::new(limits());
+    follow(&mut rng, &mut replica, &log);
+    let mut writer = SnapshotWriter::new(SHARD, KeyspaceId::DEFAULT, KeyRange::ALL);
+    replica.engine.write(writer.begin()).unwrap();
+    while let Some(batch) = writer.clear(&replica.engine).unwrap() {
+        replica.engine.write(batch).unwrap();
+    }
+    replica.engine.write(writer.finish_empty()).unwrap();
+    replica.reopen();
+    assert_eq!(replica.hash(), Replica::new(limits()).hash());
+    assert_eq!(replica.machine.applied(), LogIndex::ZERO);
+}
+
+#[test]
 fn chunks_that_do_not_belong_are_refused() {
     let mut rng = Rng::new(4);
     let log = random_log(&mut rng, 60);

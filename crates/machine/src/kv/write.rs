@@ -184,7 +184,11 @@ impl<'a> KvBatch<'a> {
         }
         let mut doomed = Vec::new();
         let mut bytes = 0;
-        let (limit, bytes_limit) = (self.limits.scan_keys_max, self.limits.page_bytes_max);
+        let limit = self.limits.scan_keys_max;
+        let bytes_limit = match delete.prev_kv {
+            true => self.limits.page_bytes_max.min(self.limits.delete_bytes_max),
+            false => self.limits.delete_bytes_max,
+        };
         visit(&self.overlay, &self.scope, Visit::now(&delete.key, &delete.end), |key, found| {
             let Some(found) = found else { return Ok(true) };
             bytes += (key.len() + found.bytes.len()) as u64;
@@ -192,8 +196,8 @@ impl<'a> KvBatch<'a> {
             if doomed.len() as u64 > limit {
                 return refuse(Code::TooLarge, format!("delete covers over {limit} keys"));
             }
-            if delete.prev_kv && bytes > bytes_limit {
-                let message = format!("previous pairs have over {bytes_limit} bytes");
+            if bytes > bytes_limit {
+                let message = format!("pairs to delete have over {bytes_limit} bytes");
                 return refuse(Code::TooLarge, message);
             }
             Ok(true)

@@ -200,4 +200,21 @@ impl SnapshotWriter {
         batch.delete(Tree::Meta, self.scope.meta_key(keys::INSTALLING));
         Ok(batch)
     }
+
+    /// Ends with an empty shard in place of what was cleared: how a replica that the catalog
+    /// ordered away is removed.
+    ///
+    /// # Panics
+    /// Before everything is cleared.
+    #[must_use]
+    pub fn finish_empty(self) -> WriteBatch {
+        assert!(
+            self.has_begun && self.to_clear.is_empty() && self.next_chunk == 0,
+            "shard {}: removed before it was cleared",
+            self.scope.shard
+        );
+        let mut batch = WriteBatch::new();
+        batch.delete(Tree::Meta, self.scope.meta_key(keys::INSTALLING));
+        batch
+    }
 }
