@@ -5,10 +5,10 @@
 //! what a system has to offer to be measured, [`etcd`] the first that does; [`process`] runs the
 //! servers and reads what they cost; [`report`] prints.
 //!
-//! Servers and load share the machine, so the load is kept cheap: one thread, tasks in a closed loop
-//! over few connections. What it costs itself is in the report, beside what the servers cost and
-//! what other programs took meanwhile. On a busy machine CPU time per operation is the figure to
-//! compare, and only where operations are many: with few, a server's idle work is shared by few.
+//! Servers and load share the machine, so the load is kept cheap: one thread, tasks in a closed
+//! loop over few connections. What it costs itself is in the report, beside what the servers cost
+//! and what other programs took meanwhile. On a busy machine CPU time per operation is the figure
+//! to compare, and only where operations are many: with few, a server's idle work is shared by few.
 
 mod etcd;
 mod histogram;
