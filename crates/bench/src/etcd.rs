@@ -3,9 +3,9 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use tonic::transport::{Channel, Endpoint};
 
@@ -25,10 +25,6 @@ mod mvccpb {
 }
 
 const MEMBERS: usize = 3;
-/// How long the members may take until they have a leader and answer.
-const START_MAX: Duration = Duration::from_secs(60);
-/// How often a starting member is asked.
-const START_POLL: Duration = Duration::from_millis(50);
 /// How long one operation may take.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
 
@@ -78,48 +74,21 @@ impl Etcd {
             .args(["--initial-cluster-state=new", "--logger=zap", "--log-level=error"]);
         command
     }
+}
 
-    /// The member that leads, once every member knows one.
-    async fn leader(&self) -> Result<usize> {
-        let mut leader = None;
-        for (member, port) in self.client_ports.iter().enumerate() {
-            let channel = endpoint(*port)?.connect().await?;
-            let status = MaintenanceClient::new(channel).status(proto::StatusRequest {}).await?;
-            let status = status.into_inner();
-            ensure!(status.leader != 0, "member {member} knows no leader");
-            if status.header.is_some_and(|header| header.member_id == status.leader) {
-                leader = Some(member);
-            }
-        }
-        leader.context("no member leads")
-    }
-
-    /// Waits until every member knows the leader and a linearizable read is answered.
-    async fn ready(&mut self) -> Result<()> {
-        let deadline = Instant::now() + START_MAX;
-        loop {
-            for server in &mut self.servers {
-                server.check()?;
-            }
-            let error = match self.probe().await {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
-            };
-            if Instant::now() > deadline {
-                bail!("etcd did not answer within {} s: {error:#}", START_MAX.as_secs());
-            }
-            tokio::time::sleep(START_POLL).await;
+/// The member that leads, once every member knows one.
+async fn leader(ports: &[u16]) -> Result<usize> {
+    let mut leader = None;
+    for (member, port) in ports.iter().enumerate() {
+        let channel = endpoint(*port)?.connect().await?;
+        let status = MaintenanceClient::new(channel).status(proto::StatusRequest {}).await?;
+        let status = status.into_inner();
+        ensure!(status.leader != 0, "member {member} knows no leader");
+        if status.header.is_some_and(|header| header.member_id == status.leader) {
+            leader = Some(member);
         }
     }
-
-    async fn probe(&self) -> Result<()> {
-        self.leader().await?;
-        for port in &self.client_ports {
-            let mut client = Client { kv: KvClient::new(endpoint(*port)?.connect().await?) };
-            target::Client::get(&mut client, Bytes::from_static(b"probe")).await?;
-        }
-        Ok(())
-    }
+    leader.context("no member leads")
 }
 
 impl Target for Etcd {
@@ -135,7 +104,16 @@ impl Target for Etcd {
             let server = Server::start(&mut self.command(member, folder), &log)?;
             self.servers.push(server);
         }
-        self.ready().await
+        let ports = &self.client_ports;
+        target::wait_until_ready(&mut self.servers, async || {
+            leader(ports).await?;
+            for port in ports {
+                let mut client = Client { kv: KvClient::new(endpoint(*port)?.connect().await?) };
+                target::Client::get(&mut client, Bytes::from_static(b"probe")).await?;
+            }
+            Ok(())
+        })
+        .await
     }
 
     fn stop(&mut self) -> Result<()> {
@@ -149,7 +127,7 @@ impl Target for Etcd {
     async fn connect(&self, count: usize, route: Route) -> Result<Vec<Client>> {
         let ports = match route {
             Route::All => self.client_ports.clone(),
-            Route::Leader => vec![self.client_ports[self.leader().await?]],
+            Route::Leader => vec![self.client_ports[leader(&self.client_ports).await?]],
         };
         let mut clients = Vec::with_capacity(count);
         for port in ports.iter().cycle().take(count) {

@@ -2,14 +2,15 @@
 //!
 //! Every target is measured the same way. [`plan`] starts three servers, fills them, restarts them,
 //! and takes one cell of the table after another; [`load`] is the load of one cell; [`target`] is
-//! what a system has to offer to be measured, [`etcd`] the first that does; [`process`] runs the
-//! servers and reads what they cost; [`report`] prints.
+//! what a system has to offer to be measured, [`mod@etcd`] and [`mod@atoll`] do; [`process`] runs
+//! the servers and reads what they cost; [`report`] prints.
 //!
 //! Servers and load share the machine, so the load is kept cheap: one thread, tasks in a closed
 //! loop over few connections. What it costs itself is in the report, beside what the servers cost
 //! and what other programs took meanwhile. On a busy machine CPU time per operation is the figure
 //! to compare, and only where operations are many: with few, a server's idle work is shared by few.
 
+mod atoll;
 mod etcd;
 mod histogram;
 mod load;
@@ -39,6 +40,12 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Measures Atoll.
+    Atoll {
+        /// The atoll program; without it the one beside this program.
+        #[arg(long, env = "ATOLL_BIN")]
+        binary: Option<PathBuf>,
+    },
     /// Measures etcd.
     Etcd {
         /// The etcd program.
@@ -102,6 +109,7 @@ impl PlanArgs {
 fn main() -> Result<()> {
     let cli = Cli::parse();
     match &cli.task {
+        Task::Atoll { binary } => measure(&mut atoll::Atoll::new(binary.as_deref())?, &cli.plan),
         Task::Etcd { binary } => measure(&mut etcd::Etcd::new(binary)?, &cli.plan),
         Task::Compare { base, other } => {
             println!("{}", read(base)?.comparison(&read(other)?));

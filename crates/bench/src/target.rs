@@ -3,11 +3,17 @@
 use std::future::Future;
 use std::ops::Range;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use bytes::Bytes;
 
 use crate::process::Server;
+
+/// How long servers may take until they answer.
+const START_MAX: Duration = Duration::from_secs(60);
+/// How often starting servers are asked.
+const START_POLL: Duration = Duration::from_millis(50);
 
 /// Which servers the connections lead to.
 #[derive(
@@ -60,4 +66,22 @@ pub(crate) trait Client: Clone + 'static {
 
     /// Reads a range of keys, linearizable; how many it held.
     fn range(&mut self, keys: Range<Bytes>) -> impl Future<Output = Result<usize>>;
+}
+
+/// Asks until the answer is good; fails when a server ends or all take too long.
+pub(crate) async fn wait_until_ready(
+    servers: &mut [Server],
+    ask: impl AsyncFn() -> Result<()>,
+) -> Result<()> {
+    let deadline = Instant::now() + START_MAX;
+    loop {
+        for server in &mut *servers {
+            server.check()?;
+        }
+        let Err(error) = ask().await else { return Ok(()) };
+        if Instant::now() > deadline {
+            bail!("the servers did not answer within {} s: {error:#}", START_MAX.as_secs());
+        }
+        tokio::time::sleep(START_POLL).await;
+    }
 }

@@ -1,0 +1,142 @@
+//! Atoll: three `atoll serve` processes with their defaults, and the client library.
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use atoll_client::{Keys, Keyspace};
+use bytes::Bytes;
+
+use crate::process::{self, Server};
+use crate::target::{self, Route, Target};
+
+const NODES: usize = 3;
+/// Ports of a node: clients, peers, HTTP.
+const PORTS: usize = 3;
+/// The keyspace that is there from the beginning.
+const KEYSPACE: &str = "default";
+
+/// A cluster of three Atoll processes.
+pub(crate) struct Atoll {
+    binary: PathBuf,
+    version: String,
+    /// Of each node.
+    ports: Vec<[u16; PORTS]>,
+    servers: Vec<Server>,
+}
+
+impl Atoll {
+    /// A cluster of this program, not started yet; without a name, of the `atoll` beside this one.
+    pub(crate) fn new(binary: Option<&Path>) -> Result<Self> {
+        let binary = match binary {
+            Some(binary) => binary.to_owned(),
+            None => std::env::current_exe()?.with_file_name("atoll"),
+        };
+        let output = Command::new(&binary).arg("--version").output().with_context(|| {
+            format!(
+                "cannot start {}: build it with `cargo build --release --bin atoll`, or name one \
+                 by ATOLL_BIN or --binary",
+                binary.display()
+            )
+        })?;
+        let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        let all = process::free_ports(NODES * PORTS)?;
+        let (ports, _) = all.as_chunks();
+        Ok(Self { binary, version, ports: ports.to_vec(), servers: Vec::new() })
+    }
+
+    fn command(&self, node: usize, folder: &Path) -> Command {
+        let [client, peer, http] = self.ports[node];
+        let list = self.ports.iter().zip(1..);
+        let list: Vec<_> =
+            list.map(|([c, p, h], id)| format!("{id}=127.0.0.1:{c}/{p}/{h}")).collect();
+        let mut command = Command::new(&self.binary);
+        command
+            .arg("serve")
+            .arg(format!("--node-id={}", node + 1))
+            .arg(format!("--data={}", folder.join(format!("n{node}")).display()))
+            .arg(format!("--listen=127.0.0.1:{client}"))
+            .arg(format!("--peer-listen=127.0.0.1:{peer}"))
+            .arg(format!("--http-listen=127.0.0.1:{http}"))
+            .arg(format!("--bootstrap={}", list.join(",")))
+            .arg("--log=warn");
+        command
+    }
+}
+
+impl Target for Atoll {
+    type Client = Client;
+
+    fn name(&self) -> String {
+        self.version.clone()
+    }
+
+    async fn start(&mut self, folder: &Path) -> Result<()> {
+        for node in 0..NODES {
+            let log = folder.join(format!("n{node}.log"));
+            let server = Server::start(&mut self.command(node, folder), &log)?;
+            self.servers.push(server);
+        }
+        let ports = &self.ports;
+        target::wait_until_ready(&mut self.servers, async || {
+            for [client, ..] in ports {
+                let mut client = connect(&[*client]).await?;
+                target::Client::get(&mut client, Bytes::from_static(b"probe")).await?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        self.servers.drain(..).try_for_each(Server::stop)
+    }
+
+    fn servers(&self) -> &[Server] {
+        &self.servers
+    }
+
+    /// The library asks leaders directly whatever the route.
+    async fn connect(&self, count: usize, _route: Route) -> Result<Vec<Client>> {
+        let ports: Vec<u16> = self.ports.iter().map(|[client, ..]| *client).collect();
+        let mut clients = Vec::with_capacity(count);
+        for _ in 0..count {
+            clients.push(connect(&ports).await?);
+        }
+        Ok(clients)
+    }
+}
+
+async fn connect(ports: &[u16]) -> Result<Client> {
+    let addresses = ports.iter().map(|port| format!("127.0.0.1:{port}"));
+    let client = atoll_client::Client::connect(addresses).await?;
+    Ok(Client { keyspace: client.keyspace(KEYSPACE) })
+}
+
+/// One instance of the client library.
+#[derive(Clone)]
+pub(crate) struct Client {
+    keyspace: Keyspace,
+}
+
+impl target::Client for Client {
+    async fn put(&mut self, key: Bytes, value: Bytes) -> Result<()> {
+        self.keyspace.put(key, value).await?;
+        Ok(())
+    }
+
+    async fn put_all(&mut self, pairs: Vec<(Bytes, Bytes)>) -> Result<()> {
+        let batch = self.keyspace.batch();
+        pairs.into_iter().fold(batch, |batch, (key, value)| batch.put(key, value)).commit().await?;
+        Ok(())
+    }
+
+    async fn get(&mut self, key: Bytes) -> Result<bool> {
+        Ok(self.keyspace.get(key).await?.is_some())
+    }
+
+    async fn range(&mut self, keys: Range<Bytes>) -> Result<usize> {
+        Ok(self.keyspace.scan(Keys::between(keys.start, keys.end)).collect().await?.len())
+    }
+}
