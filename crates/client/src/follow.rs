@@ -58,13 +58,7 @@ impl Follower {
         let mut pause = Duration::from_millis(10);
         loop {
             let asked = self.inner.refreshes_asked();
-            // The first read takes whatever a node has, so that a cluster without a leader can still
-            // be read stale; later ones are made because somebody doubts the map.
-            let consistency = match asked {
-                0 => Consistency::Stale { max: None },
-                _ => Consistency::Linearizable,
-            };
-            match self.read(consistency).await {
+            match self.look(asked).await {
                 Ok(at) => {
                     self.report(asked, None);
                     pause = Duration::from_millis(10);
@@ -79,6 +73,19 @@ impl Follower {
                 }
             }
         }
+    }
+
+    /// Reads the catalog: what any replica has, where nothing is known yet, because only that names
+    /// the nodes and works without a leader; what the leader has, where somebody doubts the map.
+    async fn look(&self, asked: u64) -> Result<Arc<NodeSessions>, Failure> {
+        let is_known = self.inner.map.load().catalog.cluster().is_some();
+        if !is_known || asked == 0 {
+            let node = self.read(Consistency::Stale { max: None }).await?;
+            if asked == 0 {
+                return Ok(node);
+            }
+        }
+        self.read(Consistency::Linearizable).await
     }
 
     fn report(&self, served: u64, failure: Option<Failure>) {

@@ -3,6 +3,8 @@
 //! refuse and move leaders.
 
 #![allow(dead_code, reason = "each test program uses its part of it")]
+#![allow(clippy::unwrap_used, reason = "a test stops where it is surprised")]
+#![allow(unreachable_pub, reason = "a module of test programs")]
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -11,7 +13,7 @@ use std::time::Duration;
 use atoll_base::{
     Code, Entry, EntryKind, Failure, NodeId, Revision, ShardId, Term, Time, Timestamp,
 };
-use atoll_client::link::{Link, Links, LocalLink, Port};
+use atoll_client::link::{BoxFuture, Connection, Link, Links, LocalLink, Port};
 use atoll_client::{Client, ClientBuilder, Options};
 use atoll_coord::plan::{BootstrapNode, bootstrap};
 use atoll_coord::{
@@ -177,7 +179,25 @@ impl Links for Fake {
     fn link(&self, wanted: &str) -> Result<Arc<dyn Link>, Failure> {
         let node = (1..=self.nodes).map(NodeId).find(|n| address(*n) == wanted);
         let node = node.unwrap_or(NodeId(99));
-        Ok(Arc::new(LocalLink::new(Arc::new(NodePort { fake: self.clone(), node }))))
+        let port = Arc::new(NodePort { fake: self.clone(), node });
+        Ok(Arc::new(NodeLink { fake: self.clone(), node, link: LocalLink::new(port) }))
+    }
+}
+
+/// Refuses connections to a node that is down.
+struct NodeLink {
+    fake: Fake,
+    node: NodeId,
+    link: LocalLink,
+}
+
+impl Link for NodeLink {
+    fn connect(&self) -> BoxFuture<'_, Result<Connection, Failure>> {
+        let down = self.node.0 > self.fake.nodes || self.fake.lock().down.contains(&self.node);
+        if down {
+            return Box::pin(async { Err(Failure::new(Code::Unreachable, "connection refused")) });
+        }
+        self.link.connect()
     }
 }
 
@@ -192,9 +212,7 @@ impl Port for NodePort {
         let mut state = self.fake.lock();
         state.next_origin += 1;
         let origin = Origin(state.next_origin);
-        if !state.down.contains(&self.node) && self.node.0 <= self.fake.nodes {
-            state.origins.insert((self.node, origin), sender);
-        }
+        state.origins.insert((self.node, origin), sender);
         (origin, receiver)
     }
 
@@ -206,6 +224,9 @@ impl Port for NodePort {
 
     fn submit(&self, requests: Vec<Request>) -> Result<(), Failure> {
         let mut state = self.fake.lock();
+        if state.down.contains(&self.node) {
+            return Err(Failure::new(Code::Unreachable, "the node is down"));
+        }
         for request in requests {
             state.ask(self.node, request);
         }
