@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use atoll_base::{KeyspaceId, NodeId, ShardId, Time};
+use atoll_base::{KeyspaceId, LogIndex, NodeId, ShardId, Time};
 use atoll_coord::Descriptor;
 use atoll_machine::{
     Event, EventKind, KeyEnd, KeyRange, KeyValue, MachineError, RangeQuery, Record, ShardMachine,
@@ -152,20 +152,7 @@ impl Lane {
         let range = KeyRange { start: descriptor.start.clone(), end: descriptor.end.clone() };
         let limits = self.turn.config.limits.machine.clone();
         let opened = ShardMachine::open(shard, descriptor.keyspace, range, limits, engine.as_ref());
-        let before_log = recovered.log.first_index().prev();
-        let (condition, applied) = match (opened, damage) {
-            (Ok(machine), None) if machine.applied() >= before_log => {
-                let applied = machine.applied();
-                (Condition::Serving(Box::new(machine)), applied)
-            }
-            (Ok(machine), None) => {
-                let applied = machine.applied();
-                let reason = format!("engine ends at {applied}, log begins after {before_log}");
-                (Condition::Rebuilding { reason }, before_log)
-            }
-            (Ok(_), Some(reason)) => (Condition::Rebuilding { reason }, before_log),
-            (Err(e), _) => (Condition::Rebuilding { reason: text_of(&e) }, before_log),
-        };
+        let (condition, applied) = judge(opened, damage, &mut recovered.log);
         let membership = records::membership(engine.as_ref(), shard)?;
         let start = GroupStart {
             shard,
@@ -207,6 +194,34 @@ impl Lane {
         records::remove(&mut self.turn.applied, shard);
         erase_shard_records(shard, &mut self.turn.applied);
     }
+}
+
+/// What the replica can do with what its engine and its log hold, and the applied index that its core
+/// starts from.
+fn judge(
+    opened: Result<ShardMachine, MachineError>,
+    damage: Option<String>,
+    log: &mut ShardLog,
+) -> (Condition, LogIndex) {
+    let before_log = log.first_index().prev();
+    let machine = match opened {
+        Ok(machine) => machine,
+        Err(e) => return (Condition::Rebuilding { reason: text_of(&e) }, before_log),
+    };
+    let (applied, last) = (machine.applied(), log.last_index());
+    let reason = if applied < before_log {
+        format!("its engine ends at entry {applied}, its log begins after {before_log}")
+    } else if applied > last {
+        // Entries that were durable are gone: amnesia (trap T3). What the engine has is older than
+        // what this replica may have promised.
+        log.reset(applied, machine.applied_term());
+        format!("its engine is at entry {applied}, its log ends at {last}")
+    } else if let Some(reason) = damage {
+        reason
+    } else {
+        return (Condition::Serving(Box::new(machine)), applied);
+    };
+    (Condition::Rebuilding { reason }, log.first_index().prev())
 }
 
 /// Deletes what belongs to the shard itself; the keyspace's trees go as a whole.

@@ -37,6 +37,9 @@ pub enum Input {
         /// The number of the lane's request.
         request: u64,
     },
+    /// The log's oldest segment can't be recycled because of entries of these shards: cut their logs as
+    /// far as is safe.
+    LogPinned(Vec<ShardId>),
     /// A peer's node is (not) reachable.
     PeerLiveness {
         /// The peer.

@@ -148,6 +148,7 @@ impl Lane {
             Input::DiskFull(failure) => self.turn.disk_full = failure,
             Input::Catalog(descriptors) => self.on_catalog(descriptors, output),
             Input::Persisted { request } => self.on_persisted(request),
+            Input::LogPinned(shards) => self.on_log_pinned(&shards),
             Input::PeerLiveness { node, alive } => self.on_liveness(node, alive),
             Input::Damaged { shard, reason } => {
                 self.guarded(shard, |replica, turn| replica.damaged(reason, turn));

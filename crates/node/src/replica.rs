@@ -68,6 +68,8 @@ pub(crate) struct Replica {
     /// The deadline that the lane's timers hold for it.
     pub(crate) timer: Option<Time>,
     pub(crate) touched: bool,
+    /// This replica's log holds a segment back: keep nothing that is persisted.
+    pub(crate) pins_log: bool,
     /// History below here was asked to be forgotten.
     pub(crate) trimmed_to: Revision,
     /// When this replica last heard that it was up to date, for stale reads.
@@ -107,6 +109,7 @@ impl Replica {
             sweep_at: None,
             timer: None,
             touched: false,
+            pins_log: false,
             trimmed_to: Revision::ZERO,
             fresh_at: Time::ZERO,
         }

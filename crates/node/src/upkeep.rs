@@ -37,6 +37,8 @@ pub(crate) struct LaneUpkeep {
     persisting: VecDeque<Persisting>,
     release: Vec<(ShardId, LogIndex)>,
     sessions_at: Time,
+    /// A shard's log holds a segment back.
+    pinned: bool,
     interval: Duration,
 }
 
@@ -50,6 +52,7 @@ impl LaneUpkeep {
             persisting: VecDeque::new(),
             release: Vec::new(),
             sessions_at: now,
+            pinned: false,
             interval,
         }
     }
@@ -76,16 +79,20 @@ impl Lane {
         let upkeep = &mut self.upkeep;
         let installed =
             self.replicas.values().any(|r| r.incoming.as_ref().is_some_and(|i| i.complete));
-        if (upkeep.applied_bytes == 0 && !installed) || !upkeep.persisting.is_empty() {
+        if (upkeep.applied_bytes == 0 && !installed && !upkeep.pinned)
+            || !upkeep.persisting.is_empty()
+        {
             return;
         }
         let due = installed
+            || upkeep.pinned
             || upkeep.applied_bytes >= settings.persist_bytes
             || self.turn.now.since(upkeep.requested_at) >= settings.persist_interval;
         if !due {
             return;
         }
         upkeep.applied_bytes = 0;
+        upkeep.pinned = false;
         upkeep.requested_at = self.turn.now;
         upkeep.last_request += 1;
         let serving = self.replicas.iter().filter(|(_, r)| r.machine().is_some());
@@ -116,6 +123,16 @@ impl Lane {
         }
     }
 
+    /// Cuts the logs of shards that hold a segment back, after a persist that is asked for now.
+    pub(crate) fn on_log_pinned(&mut self, shards: &[ShardId]) {
+        for shard in shards {
+            if let Some(replica) = self.replicas.get_mut(shard) {
+                replica.pins_log = true;
+                self.upkeep.pinned = true;
+            }
+        }
+    }
+
     fn trim_histories(&mut self) {
         let sweep = self.turn.now.since(self.upkeep.sessions_at) >= SESSION_SWEEP;
         if sweep {
@@ -138,7 +155,10 @@ impl Replica {
     /// entry kept, if that moved.
     fn cut_log(&mut self, persisted: LogIndex, turn: &mut Turn) -> Option<LogIndex> {
         self.persisted = self.persisted.max(persisted);
-        let keep = turn.config.upkeep.log_keep_entries;
+        let keep = match std::mem::take(&mut self.pins_log) {
+            true => 0,
+            false => turn.config.upkeep.log_keep_entries,
+        };
         let mut first = LogIndex(self.persisted.0.saturating_sub(keep)).next();
         if self.leads() {
             // A follower within reach gets entries rather than a snapshot; one far behind does not

@@ -307,3 +307,55 @@ fn a_follower_refuses_and_names_the_leader() {
     let id = cluster.call(follower, RequestBody::Get { key, at: None, consistency });
     assert!(matches!(cluster.answer(id).body, Ok(AnswerBody::Get { kv: Some(_), .. })));
 }
+
+#[test]
+fn a_replica_without_its_log_is_rebuilt_before_it_votes_again() {
+    let upkeep = Upkeep {
+        persist_bytes: 1,
+        persist_interval: Duration::from_millis(1),
+        ..Upkeep::default()
+    };
+    let mut cluster = Cluster::new(upkeep);
+    for n in 0..10 {
+        cluster.put(&format!("k{n}"), "v");
+    }
+    let lost = (cluster.leader() + 1) % 3;
+    cluster.crash(lost);
+    cluster.nodes[lost].disk = MemDisk::new(99);
+    cluster.restart(lost);
+    assert_eq!(cluster.state(lost), "rebuilding");
+    cluster.put("after", "v");
+    cluster.run(Duration::from_secs(3));
+    assert_eq!(cluster.state(lost), "follower");
+    let leader = cluster.leader();
+    let applied = |n: usize| cluster.nodes[n].lane.applied(ShardId::SYSTEM);
+    assert_eq!(applied(lost), applied(leader));
+    cluster.crash(leader);
+    cluster.put("again", "v");
+}
+
+#[test]
+fn a_replica_told_of_damage_serves_nothing_until_it_is_rebuilt() {
+    let mut cluster = Cluster::new(Upkeep::default());
+    cluster.put("a", "1");
+    let follower = (cluster.leader() + 1) % 3;
+    let (shard, reason) = (ShardId::SYSTEM, "a bit was flipped".to_owned());
+    cluster.nodes[follower].inputs.push(Input::Damaged { shard, reason });
+    let (key, consistency) = (Bytes::from_static(b"a"), Consistency::Stale { max: None });
+    let id = cluster.call(follower, RequestBody::Get { key, at: None, consistency });
+    let failure = cluster.answer(id).body.unwrap_err();
+    assert!(failure.message.contains("a bit was flipped"), "{failure}");
+    cluster.put("a", "2");
+    cluster.run(Duration::from_secs(3));
+    assert_eq!(cluster.state(follower), "follower");
+}
+
+impl Cluster {
+    fn state(&mut self, node: usize) -> &'static str {
+        let id = self.call(node, RequestBody::Status);
+        match self.answer(id).body {
+            Ok(AnswerBody::Status(status)) => status.state,
+            other => panic!("status answered {other:?}"),
+        }
+    }
+}
