@@ -21,7 +21,7 @@ pub(crate) struct DevArgs {
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
     nodes: u16,
     /// The first node's client port; each node takes three ports, one after the other. 0: any that
-    /// are free (new ones at every start)
+    /// are free
     #[arg(long, default_value_t = 7400)]
     port: u16,
     /// What is logged
@@ -34,6 +34,11 @@ pub(crate) struct DevArgs {
 /// # Errors
 /// When a node can't start.
 pub(crate) fn run(args: &DevArgs) -> anyhow::Result<ExitCode> {
+    if args.port == 0 && args.data.is_some() {
+        bail!(
+            "--port 0 with --data: a cluster that is kept needs ports that stay, since its catalog names them"
+        );
+    }
     let temporary = match &args.data {
         Some(_) => None,
         None => Some(TemporaryFolder::new()?),

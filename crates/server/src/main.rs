@@ -5,6 +5,8 @@ mod dev;
 mod drive;
 mod gateway;
 mod serve;
+#[cfg(test)]
+mod tests;
 
 use std::process::ExitCode;
 

@@ -1,0 +1,79 @@
+use atoll_client::{EventKind, Keys, KeyspaceSpec};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_is_there_after_a_leader_left_and_after_a_restart_of_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(3, folder.path()).await;
+    let client = cluster.client().await;
+    let spec = KeyspaceSpec { shards: Some(4), ..KeyspaceSpec::new("orders") };
+    client.create_keyspace(&spec).await.unwrap();
+    let orders = client.keyspace("orders");
+    let mut watch = orders.watch(Keys::all()).start().await.unwrap();
+    for i in 0..40_u8 {
+        orders.put(vec![i * 6, i], vec![i]).await.unwrap();
+    }
+    let mut seen = 0;
+    while seen < 40 {
+        let changes = watch.next().await.unwrap().unwrap();
+        seen += changes.events.iter().filter(|e| matches!(e.kind, EventKind::Put(_))).count();
+    }
+    cluster.stop(0).await;
+    for i in 0..40_u8 {
+        orders.put(vec![i * 6, i], vec![i, 1]).await.unwrap();
+    }
+    assert_eq!(orders.scan(Keys::all()).collect().await.unwrap().len(), 40);
+    drop((watch, orders, client));
+    cluster.stop_all().await;
+    for index in 0..3 {
+        cluster.restart(index).await;
+    }
+    let client = cluster.client().await;
+    let all = client.keyspace("orders").scan(Keys::all()).collect().await.unwrap();
+    assert_eq!(all.len(), 40);
+    assert!(all.iter().all(|kv| kv.value.len() == 2 && kv.version == 2));
+    let status = client.cluster_status().await.unwrap();
+    assert_eq!(status.nodes.len(), 3);
+    drop(client);
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn http_says_how_the_node_is_and_idle_or_foreign_connections_do_no_harm() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(1, folder.path()).await;
+    let client = cluster.client().await;
+    let at = &cluster.configs[0].listen;
+    let mut idle = Vec::new();
+    for i in 0..200 {
+        let mut stream = TcpStream::connect(at).await.unwrap();
+        if i % 2 == 0 {
+            stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        }
+        idle.push(stream);
+    }
+    client.keyspace("default").put("k", "v").await.unwrap();
+    for (path, wanted) in [
+        ("/health", "\"status\":\"ok\""),
+        ("/ready", "\"ready\":true"),
+        ("/version", env!("CARGO_PKG_VERSION")),
+        ("/metrics", "atoll_log_write_seconds_count"),
+    ] {
+        let text = get(&cluster.configs[0].http_listen, path).await;
+        assert!(text.contains(wanted), "{path}: {text}");
+    }
+    drop(client);
+    cluster.stop_all().await;
+}
+
+async fn get(address: &str, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    text
+}
