@@ -300,6 +300,9 @@ impl RaftCore {
             (write.term, write.index) = (self.log.last_term(), self.log.last());
             self.writes.seal(write.term, write.index);
         }
+        // This step's entries are shown by the owner's log from the next one on.
+        let new = t.out.write.as_ref().and_then(|w| w.entries.first()).map(|e| e.index.prev());
+        self.log.trim(new.unwrap_or(self.log.last()));
         let may_apply = self.durable_commit();
         if may_apply > self.handed && self.damaged.is_none() {
             self.handed = may_apply;
@@ -584,6 +587,7 @@ fn load(log: &dyn LogReader, view: &mut LogView, history: &mut History) -> Resul
             }
             view.push(entry);
         }
+        view.trim(view.last());
     }
     Ok(())
 }

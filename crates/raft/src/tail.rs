@@ -87,7 +87,13 @@ impl LogView {
         self.last = entry.index;
         self.tail_bytes += entry.cost();
         self.tail.push_back(entry);
-        while self.tail_bytes > self.tail_bytes_max && self.tail.len() > 1 {
+    }
+
+    /// Drops the oldest kept entries beyond the bound. Only what the owner's log shows may go, so this
+    /// is for the end of a step, when the entries of earlier steps and no others are there.
+    pub fn trim(&mut self, shown: LogIndex) {
+        let known = |e: &Entry| e.index <= shown;
+        while self.tail_bytes > self.tail_bytes_max && self.tail.front().is_some_and(known) {
             self.drop_oldest();
         }
     }
