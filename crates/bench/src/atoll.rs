@@ -89,8 +89,8 @@ impl Target for Atoll {
         .await
     }
 
-    fn stop(&mut self) -> Result<()> {
-        self.servers.drain(..).try_for_each(Server::stop)
+    async fn stop(&mut self) -> Result<()> {
+        process::stop_all(std::mem::take(&mut self.servers)).await
     }
 
     fn servers(&self) -> &[Server] {

@@ -18,8 +18,9 @@ pub(crate) async fn measure<T: Target>(target: &mut T, args: &PlanArgs) -> Resul
     let workload = Workload::new(args.keys, args.value_bytes);
     let mut memory = Memory::default();
 
-    target.start(folder.path()).await?;
     let name = target.name();
+    eprintln!("{name}: starting");
+    target.start(folder.path()).await?;
     eprintln!("{name}: filling {} keys", args.keys);
     let begin = Instant::now();
     let connections = target.connect(args.connections, args.route).await?;
@@ -28,7 +29,9 @@ pub(crate) async fn measure<T: Target>(target: &mut T, args: &PlanArgs) -> Resul
     memory.filled = memory_of(target.servers())?;
 
     drop(connections);
-    target.stop()?;
+    eprintln!("{name}: stopping");
+    target.stop().await?;
+    eprintln!("{name}: restarting");
     let begin = Instant::now();
     target.start(folder.path()).await?;
     let restart_seconds = begin.elapsed().as_secs_f64();
@@ -45,7 +48,8 @@ pub(crate) async fn measure<T: Target>(target: &mut T, args: &PlanArgs) -> Resul
     }
     memory.end = memory_of(target.servers())?;
     drop(connections);
-    target.stop()?;
+    eprintln!("{name}: stopping");
+    target.stop().await?;
     Ok(Report {
         target: name,
         route: args.route,

@@ -38,17 +38,10 @@ impl Server {
         }
     }
 
-    /// Asks the process to stop, waits for it, and kills it when that takes too long.
-    pub(crate) fn stop(mut self) -> Result<()> {
+    /// Asks the process to stop.
+    fn terminate(&self) -> Result<()> {
         let id = self.child.id().to_string();
         Command::new("kill").args(["-TERM", &id]).status().context("cannot start kill")?;
-        let deadline = Instant::now() + STOP_MAX;
-        while self.child.try_wait()?.is_none() {
-            if Instant::now() > deadline {
-                bail!("server {id} did not stop within {} s", STOP_MAX.as_secs());
-            }
-            std::thread::sleep(STOP_POLL);
-        }
         Ok(())
     }
 
@@ -65,6 +58,21 @@ impl Server {
         let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
         Ok(kib.with_context(|| format!("{path} has no VmRSS"))? * 1024)
     }
+}
+
+/// Asks all to stop and waits for them. What takes too long is killed, and that is an error.
+pub(crate) async fn stop_all(servers: Vec<Server>) -> Result<()> {
+    servers.iter().try_for_each(Server::terminate)?;
+    let deadline = Instant::now() + STOP_MAX;
+    for mut server in servers {
+        while server.child.try_wait()?.is_none() {
+            if Instant::now() > deadline {
+                bail!("server {} took over {} s to stop", server.child.id(), STOP_MAX.as_secs());
+            }
+            tokio::time::sleep(STOP_POLL).await;
+        }
+    }
+    Ok(())
 }
 
 impl Drop for Server {

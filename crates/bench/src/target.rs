@@ -40,7 +40,7 @@ pub(crate) trait Target {
     fn start(&mut self, folder: &Path) -> impl Future<Output = Result<()>>;
 
     /// Stops the servers in good order.
-    fn stop(&mut self) -> Result<()>;
+    fn stop(&mut self) -> impl Future<Output = Result<()>>;
 
     /// The running servers, for what they cost.
     fn servers(&self) -> &[Server];
