@@ -54,6 +54,9 @@ impl RaftCore {
         // In force at once (I9): the entry itself is sent to, and counted among, the new members.
         let (kind, carried) = (EntryKind::Membership, vec![(index, membership)]);
         self.append_own(t, kind, vec![payload], carried);
+        if self.role != CoreRole::Leader {
+            return;
+        }
         self.sync_progress(t.now);
         for at in 0..self.progress.len() {
             self.send_appends(t, at);

@@ -93,6 +93,9 @@ impl Config {
         if self.inflight_messages_max == 0 {
             return refuse("inflight_messages_max", "0".into(), "must not be 0");
         }
+        if self.append_bytes_max == 0 {
+            return refuse("append_bytes_max", "0".into(), "must not be 0");
+        }
         if self.lease_reads && self.lease_margin >= self.election_timeout_min {
             let value = format!("{:?}", self.lease_margin);
             return refuse("lease_margin", value, "must be below the election timeout");

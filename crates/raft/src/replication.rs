@@ -70,7 +70,8 @@ impl RaftCore {
     /// Sends the follower at `at` what it lacks, as far as its window allows.
     pub(crate) fn send_appends(&mut self, t: &mut Turn<'_>, at: usize) {
         loop {
-            let progress = &self.progress[at].1;
+            // A log that can't be read ends leadership, also between two followers.
+            let Some((_, progress)) = self.progress.get(at) else { return };
             match progress.state {
                 SendState::Snapshot | SendState::Probe { waiting: true } => return,
                 SendState::Probe { waiting: false } => {

@@ -129,3 +129,34 @@ fn a_single_voter_leads_and_commits_after_its_write() {
     w.read(leader, 1);
     assert_eq!(w.served.len(), 1, "nobody else to ask");
 }
+
+#[test]
+fn a_leader_that_cannot_read_its_log_makes_room_for_another() {
+    let mut w = three(Disks::Manual);
+    let leader = w.elect();
+    let other = n(leader.0 % 3 + 1);
+    w.crash(other, 0);
+    for i in 0..30 {
+        w.propose(leader, &[&format!("value {i}")]);
+        w.settle();
+    }
+    w.replicas.get_mut(&leader).unwrap().log.broken = true;
+    w.start(other);
+    assert!(w.until(|w| w.core(leader).is_damaged()), "it must read for the one that lags");
+    assert!(w.until(|w| w.leader().is_some_and(|l| l != leader)));
+}
+
+#[test]
+fn a_log_that_ends_before_what_is_applied_is_refused() {
+    let members = Membership::of_voters([n(1)]);
+    let log = world::mem_log::MemLog::default();
+    let refused = atoll_raft::RaftCore::new(
+        config(n(1), 1),
+        atoll_base::Time::ZERO,
+        atoll_raft::HardState::default(),
+        members,
+        LogIndex(3),
+        &log,
+    );
+    assert!(refused.is_err());
+}

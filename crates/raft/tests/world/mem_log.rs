@@ -10,12 +10,14 @@ pub struct MemLog {
     prev: LogIndex,
     prev_term: Term,
     entries: VecDeque<Entry>,
+    /// Reads of entries fail.
+    pub broken: bool,
 }
 
 impl MemLog {
     /// An empty log after `(prev, prev_term)`.
     pub fn after(prev: LogIndex, prev_term: Term) -> Self {
-        Self { prev, prev_term, entries: VecDeque::new() }
+        Self { prev, prev_term, ..Self::default() }
     }
 
     /// Replaces everything from the first of `entries` on.
@@ -63,6 +65,9 @@ impl LogReader for MemLog {
         bytes_max: usize,
         out: &mut Vec<Entry>,
     ) -> Result<(), ReadError> {
+        if self.broken {
+            return Err(ReadError::Damaged { index: from, reason: "planted".into() });
+        }
         let (mut bytes, mut at) = (0, from);
         while at < to && bytes < bytes_max {
             let first = self.first_index();
