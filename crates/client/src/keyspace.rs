@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use atoll_base::{Code, Failure, Revision, ShardId};
 use atoll_coord::{AnswerBody, Consistency, Descriptor, RequestBody};
-use atoll_machine::{DeleteOp, KeyEnd, KeyValue, Op, PutOp, Reply};
+use atoll_machine::{Command, DeleteOp, KeyEnd, KeyValue, Op, PutOp, Reply};
 use bytes::Bytes;
 use tokio::time::Instant;
 
@@ -328,6 +328,21 @@ impl Keyspace {
         self.inner().locate(whom, deadline).await?;
         let map = self.inner().map.load();
         map.find_range(&self.name, keys.start(), keys.end().map(|e| &e[..]))
+    }
+
+    /// Carries out a command of the shard that holds `key` under the name that the caller gave it, for
+    /// gateways whose callers name their own requests. Retries keep the name.
+    ///
+    /// # Errors
+    /// As [`Keyspace::put`]; `SessionExpired` when the shard no longer remembers the name.
+    pub async fn carry_out(&self, key: &Bytes, command: Command) -> Result<Reply, Failure> {
+        let whom = Where::Key { keyspace: &self.name, key };
+        let body = RequestBody::Command(command);
+        match self.inner().read(whom, body, self.deadline()).await? {
+            (_, AnswerBody::Command(Reply::Failed(failure))) => Err(failure),
+            (_, AnswerBody::Command(reply)) => Ok(reply),
+            (_, other) => Err(unexpected("a command", &other)),
+        }
     }
 
     async fn command(&self, key: &Bytes, op: Op) -> Result<Applied, Failure> {

@@ -126,6 +126,13 @@ impl Scan {
         self
     }
 
+    /// What no page has covered yet; `None` behind the last one. A scan of this range, with the same
+    /// options, goes on where this one stands.
+    #[must_use]
+    pub fn rest(&self) -> Option<&Keys> {
+        self.rest.as_ref()
+    }
+
     /// The next key, `None` behind the last one.
     ///
     /// Cancel safe: yes; the page that was under way is asked for again.

@@ -122,6 +122,16 @@ impl Txn {
     }
 }
 
+impl Keyspace {
+    /// Carries out a transaction that was put together elsewhere.
+    ///
+    /// # Errors
+    /// As [`Txn::commit`].
+    pub async fn transact(&self, op: TxnOp) -> Result<TxnDone, Failure> {
+        commit(self, op).await
+    }
+}
+
 pub(crate) async fn commit(keyspace: &Keyspace, op: TxnOp) -> Result<TxnDone, Failure> {
     let mut ranges = Vec::new();
     ranges_of(&op, &mut ranges);

@@ -3,7 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use atoll_client::Client;
+use atoll_client::link::LocalLink;
 use atoll_transport::limits::WireLimits;
+use atoll_transport::stub::v1::admin_server::AdminServer;
+use atoll_transport::stub::v1::kv_server::KvServer;
 use atoll_transport::stub::v1::session_server::SessionServer;
 use atoll_transport::{AcceptLimits, accept};
 use tokio::net::TcpListener;
@@ -11,6 +15,9 @@ use tokio::sync::watch;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use super::admin::Admin;
+use super::kv::Kv;
+use super::port::NodePort;
 use super::session::Sessions;
 use crate::config::NodeConfig;
 use crate::drive::Hub;
@@ -44,6 +51,14 @@ pub(super) async fn serve(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .expect("the schema was compiled by this build");
+    let client = match own_client(&config, &hub) {
+        Ok(client) => client,
+        Err(failure) => {
+            tracing::error!(%failure, "clients can't be served");
+            return;
+        }
+    };
+    let (kv, admin) = (Kv { client: client.clone() }, Admin { hub: hub.clone(), client });
     let health_task = tokio::spawn(tell_health(hub, reporter, stop.clone()));
     let bytes_max = config.message_bytes_max;
     let router = limits
@@ -53,6 +68,12 @@ pub(super) async fn serve(
                 .max_decoding_message_size(bytes_max)
                 .max_encoding_message_size(bytes_max),
         )
+        .add_service(
+            KvServer::new(kv)
+                .max_decoding_message_size(bytes_max)
+                .max_encoding_message_size(bytes_max),
+        )
+        .add_service(AdminServer::new(admin).max_decoding_message_size(bytes_max))
         .add_service(health)
         .add_service(reflection);
     let accept_limits =
@@ -63,6 +84,18 @@ pub(super) async fn serve(
         tracing::error!(%error, "clients are no longer served");
     }
     health_task.abort();
+}
+
+/// How this node asks itself, directly, and the others, over the network.
+fn own_client(config: &NodeConfig, hub: &Arc<Hub>) -> Result<Client, atoll_base::Failure> {
+    let link = Arc::new(LocalLink::new(Arc::new(NodePort::new(hub.clone()))));
+    let members = &config.bootstrap.members;
+    let (own, others): (Vec<_>, Vec<_>) = members.iter().partition(|m| m.node == config.node_id);
+    let mut builder = Client::builder().addresses(others.iter().map(|m| &m.client));
+    for member in own {
+        builder = builder.local(&member.client, link.clone());
+    }
+    builder.start()
 }
 
 /// Keeps the health service in step with what `/ready` says.

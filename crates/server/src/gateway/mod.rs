@@ -1,8 +1,11 @@
 //! The ways in: gRPC for clients, HTTP for machines that watch machines. They translate and hand over;
 //! they decide nothing.
 
+mod admin;
 mod grpc;
 mod http;
+mod kv;
+mod port;
 mod session;
 
 use std::sync::Arc;

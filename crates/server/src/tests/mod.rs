@@ -1,6 +1,7 @@
 //! Whole nodes in one process: real threads, files and sockets.
 
 mod cluster;
+mod gateway;
 
 use std::path::Path;
 use std::time::Duration;

@@ -96,7 +96,9 @@ fn decode_body(id: u64, body: Option<pb::answer::Body>) -> Result<AnswerBody, Fa
     })
 }
 
-fn encode_status(status: ReplicaStatus) -> pb::StatusResponse {
+/// The wire form of a replica's state.
+#[must_use]
+pub fn encode_status(status: ReplicaStatus) -> pb::StatusResponse {
     pb::StatusResponse {
         node: status.node.0,
         shard: status.shard.0,

@@ -11,10 +11,10 @@ mod read;
 mod request;
 mod watch;
 
-pub use answer::{decode_answer, encode_answer};
-pub use op::{decode_delete, decode_put, decode_txn, encode_reply};
+pub use answer::{decode_answer, encode_answer, encode_status};
+pub use op::{command_id, decode_delete, decode_put, decode_txn, encode_reply};
 pub use read::{decode_range, encode_page, key_value, range_end};
-pub use request::{decode_call, encode_call};
+pub use request::{decode_call, encode_call, encode_member};
 pub use watch::{decode_watch, encode_watch_events};
 
 use atoll_base::{Code, Failure};

@@ -171,7 +171,9 @@ fn encode_compare(compare: Compare) -> pb::Compare {
     wire
 }
 
-pub(super) fn decode_id(wire: pb::CommandId) -> CommandId {
+/// The name that a client gave its request.
+#[must_use]
+pub fn command_id(wire: pb::CommandId) -> CommandId {
     CommandId {
         client: ClientId(wire.client),
         sequence: Sequence(wire.sequence),

@@ -10,7 +10,7 @@ use atoll_wire::v1 as pb;
 
 use super::malformed;
 use super::op::{
-    decode_delete, decode_id, decode_put, decode_txn, encode_delete, encode_id, encode_put,
+    command_id, decode_delete, decode_put, decode_txn, encode_delete, encode_id, encode_put,
     encode_txn,
 };
 use super::read::{
@@ -45,8 +45,9 @@ pub fn decode_call(call: pb::Call, origin: Origin, now: Time) -> Result<Request,
 
 fn decode_body(body: pb::call::Body) -> Result<RequestBody, Failure> {
     use pb::call::Body;
-    let command =
-        |id: Option<pb::CommandId>, op| RequestBody::Command(Command { id: id.map(decode_id), op });
+    let command = |id: Option<pb::CommandId>, op| {
+        RequestBody::Command(Command { id: id.map(command_id), op })
+    };
     Ok(match body {
         Body::Put(mut put) => command(put.id.take(), Op::Put(decode_put(put))),
         Body::Delete(mut delete) => command(delete.id.take(), Op::Delete(decode_delete(delete))),
@@ -88,7 +89,9 @@ pub(super) fn decode_member(wire: pb::Member) -> Result<Member, Failure> {
     Ok(Member { node: NodeId(wire.node), role })
 }
 
-pub(super) fn encode_member(member: Member) -> pb::Member {
+/// The wire form of a member.
+#[must_use]
+pub fn encode_member(member: Member) -> pb::Member {
     let role = match member.role {
         Role::Voter => pb::member::Role::Voter,
         Role::Learner => pb::member::Role::Learner,

@@ -1,0 +1,94 @@
+//! This node as in-process callers see it: the same requests and answers as over a session.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use atoll_base::{Epoch, Failure, ShardId, Time};
+use atoll_client::link::Port;
+use atoll_coord::{Answer, AnswerBody, Origin, Request, RequestBody};
+use tokio::sync::mpsc;
+
+use crate::drive::Hub;
+
+/// Batches on their way to a caller beyond those that the origin's own queue holds.
+const BATCHES_MAX: usize = 8;
+
+/// The way in for in-process clients.
+pub(super) struct NodePort {
+    hub: Arc<Hub>,
+    /// Watches and their shards, by call.
+    watches: Arc<Mutex<Watches>>,
+}
+
+type Watches = BTreeMap<(Origin, u64), ShardId>;
+
+fn lock(watches: &Mutex<Watches>) -> MutexGuard<'_, Watches> {
+    watches.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl NodePort {
+    pub(super) fn new(hub: Arc<Hub>) -> Self {
+        Self { hub, watches: Arc::default() }
+    }
+}
+
+impl Port for NodePort {
+    fn attach(&self) -> (Origin, mpsc::Receiver<Vec<Answer>>) {
+        let mut attached = self.hub.attach();
+        let origin = attached.origin;
+        // Only the node holds the other sender, so that the queue closes when it hangs up.
+        drop(attached.sender);
+        let (sender, receiver) = mpsc::channel(BATCHES_MAX);
+        let (hub, watches) = (self.hub.clone(), self.watches.clone());
+        tokio::spawn(async move {
+            while let Some(batch) = attached.answers.recv().await {
+                let credits = credits(&batch, &watches, hub.now());
+                if sender.send(batch).await.is_err() {
+                    return;
+                }
+                // Events that were handed on make room for others.
+                if !credits.is_empty() {
+                    hub.credit(credits);
+                }
+            }
+        });
+        (origin, receiver)
+    }
+
+    fn detach(&self, origin: Origin) {
+        lock(&self.watches).retain(|(owner, _), _| *owner != origin);
+        self.hub.detach(origin);
+    }
+
+    fn submit(&self, requests: Vec<Request>) -> Result<(), Failure> {
+        for request in &requests {
+            if matches!(request.body, RequestBody::Watch(_)) {
+                lock(&self.watches).insert((request.origin, request.id), request.shard);
+            }
+        }
+        self.hub.submit(requests)
+    }
+
+    fn now(&self) -> Time {
+        self.hub.now()
+    }
+}
+
+fn credits(batch: &[Answer], watches: &Mutex<Watches>, now: Time) -> Vec<Request> {
+    let mut credits = Vec::new();
+    for answer in batch {
+        if let Ok(AnswerBody::Watch(_)) = &answer.body
+            && let Some(shard) = lock(watches).get(&(answer.origin, answer.id))
+        {
+            credits.push(Request {
+                origin: answer.origin,
+                id: answer.id,
+                shard: *shard,
+                epoch: Epoch::ZERO,
+                deadline: now,
+                body: RequestBody::WatchCredit { watch: answer.id },
+            });
+        }
+    }
+    credits
+}
