@@ -3,8 +3,9 @@
 //! A change of voters, of any size, is two entries: the joint configuration, and when that is
 //! committed the new one alone, which the leader appends by itself (a new leader finishes what its
 //! predecessor began). Learners and priorities don't decide anything, so a change of those alone is
-//! one entry. One change at a time; and none before the leader has committed an entry of its own term
-//! (trap R10). A leader that is no longer a voter leads until that is committed, then hands over.
+//! one entry. One change at a time; and none before the leader has committed an entry of its own
+//! term (trap R10). A leader that is no longer a voter leads until that is committed, then hands
+//! over.
 
 use atoll_base::{EntryKind, LogIndex, NodeId};
 

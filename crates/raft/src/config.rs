@@ -32,8 +32,8 @@ pub struct Config {
     /// Let a group without traffic go quiet: no heartbeats, no election timers. Only where the node
     /// layer supplies [`Input::PeerLiveness`](crate::Input::PeerLiveness).
     pub quiesce: bool,
-    /// Seed of the election jitter and of read contexts. Must differ between the replicas of a group
-    /// and between the lives of one replica.
+    /// Seed of the election jitter and of read contexts. Must differ between the replicas of a
+    /// group and between the lives of one replica.
     pub seed: u64,
     /// A mistake to make on purpose, to prove that the tests see it.
     #[cfg(feature = "planted-bugs")]

@@ -61,7 +61,8 @@ pub struct RaftCore {
     /// The log's end when it was found damaged (trap T14): all that it may have acknowledged.
     pub(crate) damaged: Option<LogIndex>,
 
-    /// When this term's leader, or an earlier one, was last heard; protects leaders from candidates.
+    /// When this term's leader, or an earlier one, was last heard; protects leaders from
+    /// candidates.
     pub(crate) heard_at: Option<Time>,
     /// Votes are refused until then after a start, where leases are trusted.
     pub(crate) protected_until: Time,

@@ -1,10 +1,10 @@
 //! How a leader is found: timers, pre-votes, votes, and the protection of a leader that is alive.
 //!
 //! A replica that hears no leader for a random time asks the others whether they would vote for it
-//! (thesis 9.6); nobody's term moves. Only when enough would, it begins a term and asks for votes. A
-//! vote is durable before it is answered, and a candidate's own vote before it counts. Both kinds of
-//! requests are refused while a leader is heard (thesis 4.2.3), except those that the leader asked
-//! for itself (a transfer).
+//! (thesis 9.6); nobody's term moves. Only when enough would, it begins a term and asks for votes.
+//! A vote is durable before it is answered, and a candidate's own vote before it counts. Both kinds
+//! of requests are refused while a leader is heard (thesis 4.2.3), except those that the leader
+//! asked for itself (a transfer).
 
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
 //! The follower's side of the log: appends, acknowledgements, heartbeats.
 //!
-//! An acknowledgement says that everything up to an index is durable here *and* equal to the leader's
-//! log. So it waits for the write that makes it true (invariant I8), and one that finds nothing new
-//! answers with what is durable already; the rest is acknowledged when its write, which perhaps an
-//! earlier leader caused, is done.
+//! An acknowledgement says that everything up to an index is durable here *and* equal to the
+//! leader's log. So it waits for the write that makes it true (invariant I8), and one that finds
+//! nothing new answers with what is durable already; the rest is acknowledged when its write, which
+//! perhaps an earlier leader caused, is done.
 
 use atoll_base::{Entry, EntryKind, LogIndex, NodeId, Term};
 
@@ -73,7 +73,8 @@ impl RaftCore {
     }
 
     fn reject(&self, t: &mut Turn<'_>, to: NodeId, prev_index: LogIndex, prev_term: Term) {
-        // The last entry here that could be the leader's (thesis 3.5): one trip per term, not entry.
+        // The last entry here that could be the leader's (thesis 3.5): one trip per term, not
+        // entry.
         let conflict_index = self.log.last_at_most(prev_index, prev_term);
         let conflict_term = self.log.term(conflict_index).unwrap_or(Term::ZERO);
         self.send(t, to, Body::AppendReject { prev_index, conflict_index, conflict_term });

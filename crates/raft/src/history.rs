@@ -1,8 +1,8 @@
 //! Which configuration is in force, and which was at any entry that the log still knows.
 //!
-//! Invariant I9: in force is the last configuration in the log, committed or not. It follows the log
-//! wherever that goes: appended with its entry, forgotten when the entry is cut off (trap R8), folded
-//! into the base when the entry is compacted, replaced by a snapshot's.
+//! Invariant I9: in force is the last configuration in the log, committed or not. It follows the
+//! log wherever that goes: appended with its entry, forgotten when the entry is cut off (trap R8),
+//! folded into the base when the entry is compacted, replaced by a snapshot's.
 
 use atoll_base::LogIndex;
 

@@ -31,18 +31,18 @@ pub enum Input {
     /// Make these the members (through a joint configuration where needed). Answered in
     /// `Output::proposal`; done when `membership()` is not joint and its entry is committed.
     ChangeMembership(Membership),
-    /// The write that ended with `(term, index)` is durable, with the hard state it carried, *and so
-    /// is every write before it*: a log has one order (traps R5, R9). Completions may be merged (only
-    /// the last one reported) or arrive late; one that names another write than this core made with
-    /// that number is ignored. `term` and `index` come from [`Write`](crate::Write).
+    /// The write that ended with `(term, index)` is durable, with the hard state it carried, *and
+    /// so is every write before it*: a log has one order (traps R5, R9). Completions may be merged
+    /// (only the last one reported) or arrive late; one that names another write than this core
+    /// made with that number is ignored. `term` and `index` come from [`Write`](crate::Write).
     Written { write: u64, term: Term, index: LogIndex },
     /// The owner has applied everything up to here.
     Applied(LogIndex),
     /// The owner has cut its log: the first entry kept is `first`, the one before has term
     /// `prev_term`. Only entries that are applied may be cut.
     Compacted { first: LogIndex, prev_term: Term },
-    /// The owner installed a snapshot that ends here and made it durable, and its log is empty after
-    /// `index`. Before it replaces its state it must ask
+    /// The owner installed a snapshot that ends here and made it durable, and its log is empty
+    /// after `index`. Before it replaces its state it must ask
     /// [`RaftCore::accepts_snapshot`](crate::RaftCore::accepts_snapshot).
     SnapshotInstalled { index: LogIndex, term: Term, membership: Membership },
     /// A snapshot sent to this follower arrived or failed.

@@ -1,15 +1,15 @@
 //! A Raft core that decides and does nothing else: no clock, no disk, no network, no threads.
 //!
 //! # Problem
-//! A few replicas must agree on one sequence of entries although machines stop, disks forget what was
-//! not fsynced, and messages are lost, doubled, delayed and reordered. Raft (Ongaro and Ousterhout
-//! 2014; Ongaro's thesis 2014, cited as "thesis") elects one leader a term and lets it alone order
-//! entries.
+//! A few replicas must agree on one sequence of entries although machines stop, disks forget what
+//! was not fsynced, and messages are lost, doubled, delayed and reordered. Raft (Ongaro and
+//! Ousterhout 2014; Ongaro's thesis 2014, cited as "thesis") elects one leader a term and lets it
+//! alone order entries.
 //!
 //! # Idea
-//! [`RaftCore::step`] takes one [`Input`] and the time, and fills an [`Output`] whose lists keep apart
-//! what may happen at once and what must wait for a write. Everything else is the owner's: it keeps
-//! the log (and shows it through [`LogReader`]), sends, applies, sets one timer from
+//! [`RaftCore::step`] takes one [`Input`] and the time, and fills an [`Output`] whose lists keep
+//! apart what may happen at once and what must wait for a write. Everything else is the owner's: it
+//! keeps the log (and shows it through [`LogReader`]), sends, applies, sets one timer from
 //! [`RaftCore::next_deadline`].
 //!
 //! ```text
@@ -24,7 +24,7 @@
 //!              timeout            would win             elected
 //!   Follower ----------> PreCandidate ------> Candidate --------> Leader
 //!      ^  ^------------------'  lost or a leader  |                 |
-//!      '------------------------------------------'-----------------'  a later term, no quorum heard
+//!      '------------------------------------------'-----------------'  later term, no quorum
 //! ```
 //!
 //! # Invariants
@@ -35,21 +35,23 @@
 //! - I5 applied <= handed over to apply <= committed <= last; the first two are durable here.
 //! - I6 `matched < next` for every follower.
 //! - I7 Vote and term never go back.
-//! - I8 An acknowledgement never covers an entry, and a vote never leaves, before its write is durable.
+//! - I8 An acknowledgement never covers an entry, and a vote never leaves, before its write is
+//!   durable.
 //! - I9 The configuration in force is the last one in the log, committed or not.
 //!
 //! # Where it differs from the paper
 //! - A candidate's own vote counts when it is durable, and its requests leave then (`election`).
 //! - A follower may be told a commit index by a heartbeat, but only one that it holds.
-//! - Entries are handed over to apply only when they are durable here as well, so that a crash never
-//!   leaves an applied index beyond the log.
+//! - Entries are handed over to apply only when they are durable here as well, so that a crash
+//!   never leaves an applied index beyond the log.
 //! - Terms of the whole log are known without reads (`tail`), so backing up never reads.
 //!
 //! # Map
-//! `core` holds the state and dispatches; `election`, `replication` (the leader's side), `following`
-//! (the follower's), `reads`, `change`, `transfer`, `snapshot`, `quiet` are the protocol's parts, each
-//! an `impl` of the core with its own essay; [`tail`], `writes`, `history`, [`progress`], [`quorum`],
-//! [`membership`] are plain data with their own tests; `invariants` asserts.
+//! `core` holds the state and dispatches; `election`, `replication` (the leader's side),
+//! `following` (the follower's), `reads`, `change`, `transfer`, `snapshot`, `quiet` are the
+//! protocol's parts, each an `impl` of the core with its own essay; [`tail`], `writes`, `history`,
+//! [`progress`], [`quorum`], [`membership`] are plain data with their own tests; `invariants`
+//! asserts.
 
 mod change;
 pub mod config;

@@ -1,19 +1,19 @@
 //! Who belongs to a group: the configuration that the last configuration entry of the log names.
 //!
 //! A configuration is in force as soon as it stands in the log, committed or not (thesis 4.1). A
-//! change of voters passes through a *joint* configuration that holds both the members that it leads
-//! to and the `outgoing` ones (thesis 4.3): every decision then needs a quorum of each half.
+//! change of voters passes through a *joint* configuration that holds both the members that it
+//! leads to and the `outgoing` ones (thesis 4.3): every decision then needs a quorum of each half.
 //!
-//! Quorums are majorities unless the configuration names sizes (flexible quorums, Howard 2016). Raft
-//! shares a term between candidates, so two election quorums must intersect as well: an election
-//! needs more than half of the voters and, with what replication needs, more than all of them. So
-//! only replication can be made cheaper, at the price of elections that need more.
+//! Quorums are majorities unless the configuration names sizes (flexible quorums, Howard 2016).
+//! Raft shares a term between candidates, so two election quorums must intersect as well: an
+//! election needs more than half of the voters and, with what replication needs, more than all of
+//! them. So only replication can be made cheaper, at the price of elections that need more.
 //!
 //! # Encoding, version 1
-//! `version: u8`, then the members, then `joint: u8` and, if it is 1, the outgoing members, then the
-//! priorities: count, and per node its id (varint) and priority (u8), ascending. Members are: count
-//! (varint); per node, ascending, id (varint) and role (0 voter, 1 learner, 2 witness); then the
-//! quorum rule: 0, or 1 and the two sizes (u8 each).
+//! `version: u8`, then the members, then `joint: u8` and, if it is 1, the outgoing members, then
+//! the priorities: count, and per node its id (varint) and priority (u8), ascending. Members are:
+//! count (varint); per node, ascending, id (varint) and role (0 voter, 1 learner, 2 witness); then
+//! the quorum rule: 0, or 1 and the two sizes (u8 each).
 
 use std::collections::BTreeMap;
 

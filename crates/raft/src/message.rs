@@ -52,9 +52,9 @@ pub enum Body {
     /// The snapshot ending at `index` was installed (or failed). Index 0 and not installed: this
     /// replica is damaged and asks to be rebuilt.
     SnapshotReply { index: LogIndex, installed: bool },
-    /// The leader stops its heartbeats: it and all members have committed everything up to `commit`,
-    /// which is its last entry. A follower that has exactly that stops its election timer, another
-    /// answers `Wake`. Only with `Config::quiesce`.
+    /// The leader stops its heartbeats: it and all members have committed everything up to
+    /// `commit`, which is its last entry. A follower that has exactly that stops its election
+    /// timer, another answers `Wake`. Only with `Config::quiesce`.
     Quiet { commit: LogIndex },
     /// Wakes a quiet follower's leader.
     Wake,

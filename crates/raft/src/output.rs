@@ -1,8 +1,8 @@
 //! What a core wants done, in lists that keep the order of obligations apart.
 //!
 //! Order in which the owner carries an output out:
-//! 1. `write.entries` become visible to the [`LogReader`](crate::LogReader) before the next step (any
-//!    entries at or above the first one's index are replaced).
+//! 1. `write.entries` become visible to the [`LogReader`](crate::LogReader) before the next step
+//!    (any entries at or above the first one's index are replaced).
 //! 2. `messages` may leave at once, also before the write is durable.
 //! 3. `write` goes to disk; when it is durable its `after` messages leave and
 //!    [`Input::Written`](crate::Input::Written) comes back with the write's id.
@@ -37,7 +37,8 @@ pub struct Write {
     pub index: LogIndex,
     /// The hard state to record, if it changed.
     pub hard_state: Option<HardState>,
-    /// Entries to append; the first one's index may lie inside the log and then replaces its suffix.
+    /// Entries to append; the first one's index may lie inside the log and then replaces its
+    /// suffix.
     pub entries: Vec<Entry>,
     /// Messages that may leave only when this write is durable (votes, follower acknowledgements).
     pub after: Vec<Message>,
@@ -80,9 +81,9 @@ pub struct Output {
     pub reads: Vec<(ReadContext, LogIndex)>,
     /// Reads that this core can't confirm: ask the leader, if one is named.
     pub reads_failed: Vec<(ReadContext, Option<NodeId>)>,
-    /// Followers that need a snapshot: take one at or below the applied index, send its chunks and the
-    /// message of [`RaftCore::snapshot_message`](crate::RaftCore::snapshot_message), then report
-    /// `SnapshotSent`.
+    /// Followers that need a snapshot: take one at or below the applied index, send its chunks and
+    /// the message of [`RaftCore::snapshot_message`](crate::RaftCore::snapshot_message), then
+    /// report `SnapshotSent`.
     pub snapshots_wanted: Vec<NodeId>,
     /// An incoming snapshot to fetch and install: `(from, index, term, membership)`.
     pub snapshot_offered: Option<(NodeId, LogIndex, Term, Membership)>,

@@ -1,8 +1,8 @@
 //! What a leader knows about one follower, and how much it dares to send it.
 //!
-//! A follower is *probed* (one append at a time) until an answer shows where the logs meet; then it is
-//! *replicated* to: `next` runs ahead of `matched` and several appends are in flight at once (thesis
-//! 10.2). One whose next entry was cut from the log waits for a *snapshot*.
+//! A follower is *probed* (one append at a time) until an answer shows where the logs meet; then it
+//! is *replicated* to: `next` runs ahead of `matched` and several appends are in flight at once
+//! (thesis 10.2). One whose next entry was cut from the log waits for a *snapshot*.
 //!
 //! Invariant I6: `matched < next`. The window is bounded in messages and in bytes; the message that
 //! crosses the byte bound is still sent, so that one large entry can't block a follower for ever.

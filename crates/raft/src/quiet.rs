@@ -1,5 +1,5 @@
-//! Groups without traffic cost nothing: after a few idle heartbeats the leader says so once and then
-//! rests, and followers that have everything stop their election timers.
+//! Groups without traffic cost nothing: after a few idle heartbeats the leader says so once and
+//! then rests, and followers that have everything stop their election timers.
 //!
 //! What heartbeats did is then done by the node layer, which knows for all groups at once whether a
 //! node is alive. Everything wakes a quiet group: a proposal or read at the leader, a message, a

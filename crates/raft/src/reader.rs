@@ -34,8 +34,8 @@ pub trait LogReader {
     /// # Errors
     /// [`ReadError::Compacted`] below that; [`ReadError::Damaged`] when it can't be read.
     fn term(&self, index: LogIndex) -> Result<Term, ReadError>;
-    /// Appends the entries from `from` up to `to` (exclusive) to `out`, stopping after the first one
-    /// that brings their cost to `bytes_max` (so at least one is given).
+    /// Appends the entries from `from` up to `to` (exclusive) to `out`, stopping after the first
+    /// one that brings their cost to `bytes_max` (so at least one is given).
     ///
     /// # Errors
     /// As [`LogReader::term`].

@@ -1,12 +1,12 @@
 //! Linearizable reads without a log entry (thesis 6.4).
 //!
 //! A leader that has committed in its term knows the group's commit index, but not whether it still
-//! leads. It notes the index, begins a *round* (one heartbeat with a number that is unique within its
-//! term) and serves the read when a replication quorum has answered that round or a later one. All
-//! reads that wait when a round begins share it; few rounds are under way at once, so under load each
-//! carries many. An answer counts for the rounds up to its own number and in its own term only: a
-//! delayed one confirms nothing that came after it (trap R1). Before the first commit of the term
-//! reads wait (trap R2).
+//! leads. It notes the index, begins a *round* (one heartbeat with a number that is unique within
+//! its term) and serves the read when a replication quorum has answered that round or a later one.
+//! All reads that wait when a round begins share it; few rounds are under way at once, so under
+//! load each carries many. An answer counts for the rounds up to its own number and in its own term
+//! only: a delayed one confirms nothing that came after it (trap R1). Before the first commit of
+//! the term reads wait (trap R2).
 //!
 //! A follower asks the leader for an index the same way, in batches, under numbers that start at
 //! random in each life. With leases (thesis 6.4.1) a confirmed round answers reads for an election
@@ -225,8 +225,8 @@ struct Asked {
 }
 
 impl Asks {
-    /// `start` must differ between the lives of a replica, or a late answer could be taken for one to
-    /// a later question (trap R1).
+    /// `start` must differ between the lives of a replica, or a late answer could be taken for one
+    /// to a later question (trap R1).
     pub(crate) fn new(start: u64) -> Self {
         Self { next: start, asked: None, waiting: Vec::new() }
     }

@@ -3,8 +3,8 @@
 //! Appends leave before the leader's own write is durable (thesis 10.2.1); the leader counts itself
 //! only up to its durable end. Appends are pipelined within a window per follower (thesis 10.2). An
 //! entry commits when a replication quorum holds it durably and it is of the leader's own term
-//! (thesis 3.6.2). A follower with nothing in flight is told at once that the commit index moved; one
-//! to which appends flow learns it from the next.
+//! (thesis 3.6.2). A follower with nothing in flight is told at once that the commit index moved;
+//! one to which appends flow learns it from the next.
 
 use atoll_base::{Entry, EntryKind, LogIndex, NodeId, Term, Time};
 use bytes::Bytes;

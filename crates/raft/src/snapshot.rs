@@ -1,8 +1,9 @@
 //! Followers whose next entry is gone from the log (thesis 5), and replicas that must be rebuilt.
 //!
-//! The core decides who needs a snapshot and when one may be installed; taking, sending and fetching
-//! it is the owner's work. A follower in the *snapshot* state gets heartbeats but no appends until the
-//! owner reports, or the follower answers that it is within reach of the log again.
+//! The core decides who needs a snapshot and when one may be installed; taking, sending and
+//! fetching it is the owner's work. A follower in the *snapshot* state gets heartbeats but no
+//! appends until the owner reports, or the follower answers that it is within reach of the log
+//! again.
 
 use atoll_base::{LogIndex, NodeId, Term};
 
@@ -21,8 +22,8 @@ impl RaftCore {
     }
 
     /// The leader's announcement of a snapshot that ends at `index` (at or below the applied index,
-    /// and not below the log's start), to send once its chunks can be fetched. `None` when this core
-    /// doesn't lead or doesn't know the index.
+    /// and not below the log's start), to send once its chunks can be fetched. `None` when this
+    /// core doesn't lead or doesn't know the index.
     #[must_use]
     pub fn snapshot_message(&self, to: NodeId, index: LogIndex) -> Option<Message> {
         if self.role != CoreRole::Leader || index > self.applied {

@@ -1,10 +1,10 @@
 //! The core's view of its log: where it begins and ends, the term of every entry, and the recent
 //! entries themselves.
 //!
-//! Terms are kept as *runs* (first index, term): a log of millions of entries has as many runs as it
-//! saw leaders, so every term is known without a read, and finding a conflict is a walk over runs.
-//! Recent entries are kept up to a bound of bytes; only a follower that lags behind them makes the
-//! core read the owner's log.
+//! Terms are kept as *runs* (first index, term): a log of millions of entries has as many runs as
+//! it saw leaders, so every term is known without a read, and finding a conflict is a walk over
+//! runs. Recent entries are kept up to a bound of bytes; only a follower that lags behind them
+//! makes the core read the owner's log.
 
 use std::collections::VecDeque;
 
@@ -89,8 +89,8 @@ impl LogView {
         self.tail.push_back(entry);
     }
 
-    /// Drops the oldest kept entries beyond the bound. Only what the owner's log shows may go, so this
-    /// is for the end of a step, when the entries of earlier steps and no others are there.
+    /// Drops the oldest kept entries beyond the bound. Only what the owner's log shows may go, so
+    /// this is for the end of a step, when the entries of earlier steps and no others are there.
     pub fn trim(&mut self, shown: LogIndex) {
         let known = |e: &Entry| e.index <= shown;
         while self.tail_bytes > self.tail_bytes_max && self.tail.front().is_some_and(known) {

@@ -1,8 +1,8 @@
 //! Handing leadership over (thesis 3.10): refuse proposals, bring the target up to date, tell it to
 //! campaign at once. Given up after one election timeout.
 //!
-//! Priorities use the same way: a leader that sees a caught-up member with a higher priority than its
-//! own hands over to it; nobody fights for leadership.
+//! Priorities use the same way: a leader that sees a caught-up member with a higher priority than
+//! its own hands over to it; nobody fights for leadership.
 
 use atoll_base::{NodeId, Time};
 

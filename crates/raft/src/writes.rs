@@ -1,9 +1,9 @@
 //! Writes handed over and not known to be durable, and what is durable because of the others.
 //!
-//! An entry is durable when no outstanding write holds it. That makes the answer independent of which
-//! suffixes were overwritten while their writes were under way (trap R6): a completed write says only
-//! that it and those before it are over. Every write remembers the smallest index that it or a later
-//! one holds, so the durable end is one subtraction.
+//! An entry is durable when no outstanding write holds it. That makes the answer independent of
+//! which suffixes were overwritten while their writes were under way (trap R6): a completed write
+//! says only that it and those before it are over. Every write remembers the smallest index that it
+//! or a later one holds, so the durable end is one subtraction.
 
 use std::collections::VecDeque;
 

@@ -1,5 +1,5 @@
-//! Quorums against brute force, the log view against a naive log, windows against their bounds; each
-//! over thousands of cases from a seed.
+//! Quorums against brute force, the log view against a naive log, windows against their bounds;
+//! each over thousands of cases from a seed.
 #![allow(missing_docs, reason = "a test")]
 #![allow(clippy::unwrap_used, reason = "the helpers of a test are not seen as one")]
 

@@ -1,13 +1,13 @@
-//! Golden scripts: `testscripts/*.txt` hold commands (`> ...`) and what each of them made happen, one
-//! dense line per event. `ATOLL_GOLDEN=write cargo test -p atoll-raft --test scripts` rewrites what
-//! happened; the difference is read in review.
+//! Golden scripts: `testscripts/*.txt` hold commands (`> ...`) and what each of them made happen,
+//! one dense line per event. `ATOLL_GOLDEN=write cargo test -p atoll-raft --test scripts` rewrites
+//! what happened; the difference is read in review.
 //!
 //! Commands: `nodes 1 2 3 [learner=4] [witness=5] [quorum=3,1] [priority=2:5] [lease] [quiesce]`,
-//! `add 4`, `elect 1`, `tick 1`, `pass MS`, `propose 1 a b`, `read 1 7`, `deliver [FROM TO] [all|N]`,
-//! `drop FROM TO`, `dup FROM TO`, `hold` (shows the network), `write 1 [N]`, `told 1`, `settle`,
-//! `crash 1 [survive]`, `start 1`, `cut 1 2`, `heal`, `transfer 1 2`, `change 1 2 3 [learner=4]`,
-//! `compact 1 KEEP`, `snapshots`, `dead 2 1`, `damaged 1`, `beats N` (20 ms
-//! each, everything delivered), `print`.
+//! `add 4`, `elect 1`, `tick 1`, `pass MS`, `propose 1 a b`, `read 1 7`, `deliver [FROM TO]
+//! [all|N]`, `drop FROM TO`, `dup FROM TO`, `hold` (shows the network), `write 1 [N]`, `told 1`,
+//! `settle`, `crash 1 [survive]`, `start 1`, `cut 1 2`, `heal`, `transfer 1 2`, `change 1 2 3
+//! [learner=4]`, `compact 1 KEEP`, `snapshots`, `dead 2 1`, `damaged 1`, `beats N` (20 ms each,
+//! everything delivered), `print`.
 #![allow(missing_docs, reason = "a test")]
 #![allow(clippy::unwrap_used, reason = "the helpers of a test are not seen as one")]
 

@@ -126,7 +126,8 @@ impl Checks {
                 r.disk.first_index() > index || r.disk.term(index).ok() == Some(term)
             })
         };
-        // The configuration at that entry, or a later one already in force: either may have counted.
+        // The configuration at that entry, or a later one already in force: either may have
+        // counted.
         let at = core.membership_at(index.max(core.commit())).unwrap_or(core.membership());
         let durable = quorum::replicates(core.membership(), holds) || quorum::replicates(at, holds);
         assert!(durable, "I8: {index} of term {term} commits on {} without a quorum", core.id());

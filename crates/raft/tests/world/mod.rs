@@ -1,5 +1,5 @@
-//! A group of cores in one thread: their logs, disks that forget what was not written, a network that
-//! does what it is told, virtual time, and checkers that look at everything after every step.
+//! A group of cores in one thread: their logs, disks that forget what was not written, a network
+//! that does what it is told, virtual time, and checkers that look at everything after every step.
 //!
 //! Shared by the golden scripts, the random walk, the examples and the bench.
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each user needs another part of it")]

@@ -1,8 +1,8 @@
 //! A random walk: everything that can happen to a group, in any order, from one seed.
 //!
 //! A walk is cut into phases. In each, faults come as they like and every checker looks after every
-//! step; at its end the faults stop, everything is started and connected, and the group must elect a
-//! leader, commit something new and become even (liveness, trap R7).
+//! step; at its end the faults stop, everything is started and connected, and the group must elect
+//! a leader, commit something new and become even (liveness, trap R7).
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
