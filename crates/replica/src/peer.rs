@@ -3,8 +3,8 @@
 use atoll_base::{Epoch, LogIndex, ShardId, Term};
 use bytes::Bytes;
 
-/// A message from a replica to another of the same shard. Carried by a link between two nodes, which
-/// may lose, repeat or reorder it.
+/// A message from a replica to another of the same shard. Carried by a link between two nodes,
+/// which may lose, repeat or reorder it.
 #[derive(Clone, PartialEq, Debug)]
 pub struct PeerMessage {
     /// The shard whose replicas talk.

@@ -9,14 +9,15 @@
 //! - [`engine`]: ordered bytes with atomic batches and read views. [`FjallEngine`] keeps them on
 //!   disk, [`MemEngine`] in memory and forgets what was not persisted.
 //!
-//! Only the log is fsynced per commit. The engine is persisted in the background, and the log is cut
-//! only below what the engine has persisted, so together they lose nothing that was acknowledged.
+//! Only the log is fsynced per commit. The engine is persisted in the background, and the log is
+//! cut only below what the engine has persisted, so together they lose nothing that was
+//! acknowledged.
 //!
 //! Nothing here knows consensus: the log keeps [`Entry`](atoll_base::Entry) and a
 //! [`LogHardState`], and says what of them it could not read.
 //!
-//! Reading order: `disk`, `log` (essay), `log::record`, `log::writer`, `log::recover`, `log::shard`,
-//! then `engine`.
+//! Reading order: `disk`, `log` (essay), `log::record`, `log::writer`, `log::recover`,
+//! `log::shard`, then `engine`.
 
 pub mod disk;
 pub mod engine;

@@ -2,17 +2,19 @@
 //!
 //! # Who does what
 //!
-//! The core decides. This module carries out the part of its [`Output`] that concerns the log and the
-//! wire: entries go to the in-memory [`ShardLog`] at once (so that the core reads what it wrote) and as
-//! records into the lane's [`Sink`]; messages go to the sink's "now" list, or to its "after the write"
-//! list when they promise durability. What concerns the state machine (commit index, confirmed reads,
-//! snapshots) stays in the output for the lane.
+//! The core decides. This module carries out the part of its [`Output`] that concerns the log and
+//! the wire: entries go to the in-memory [`ShardLog`] at once (so that the core reads what it
+//! wrote) and as records into the lane's [`Sink`]; messages go to the sink's "now" list, or to its
+//! "after the write" list when they promise durability. What concerns the state machine (commit
+//! index, confirmed reads, snapshots) stays in the output for the lane.
 //!
 //! # Invariants
 //!
-//! * **G1** A record is in the sink before any message that depends on it, and such a message is only
+//! * **G1** A record is in the sink before any message that depends on it, and such a message is
+//!   only
 //!   ever in the sink's `after` list (Raft paper, figure 2: respond after updating stable storage).
-//! * **G2** Writes complete in the order in which they were issued (trap R5); the core learns of each by
+//! * **G2** Writes complete in the order in which they were issued (trap R5); the core learns of
+//!   each by
 //!   its number, term and index (trap R6).
 //! * **G3** The log is cut only below what the lane says is durable in the engine.
 
@@ -80,8 +82,8 @@ impl RaftGroup {
         })
     }
 
-    /// Gives the core one input. Messages and records go to `sink`; what concerns the state machine is
-    /// left in [`RaftGroup::output`] until the lane takes it.
+    /// Gives the core one input. Messages and records go to `sink`; what concerns the state machine
+    /// is left in [`RaftGroup::output`] until the lane takes it.
     pub fn step(&mut self, now: Time, input: Input, sink: &mut Sink) {
         self.core.step(now, input, &LogView(&self.log), &mut self.output);
         for message in self.output.messages.drain(..) {
@@ -127,7 +129,8 @@ impl RaftGroup {
         self.log.located(entry.index, entry.term, entry.location);
     }
 
-    /// Appends committed entries from `from` up to `to` (inclusive) to `out`, about `bytes_max` of them.
+    /// Appends committed entries from `from` up to `to` (inclusive) to `out`, about `bytes_max` of
+    /// them.
     ///
     /// # Errors
     /// [`ReadError`] when the log is damaged there.

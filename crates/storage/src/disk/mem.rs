@@ -162,8 +162,8 @@ impl MemDisk {
         }
     }
 
-    /// The process dies and the power stays: open files are dead, what was not synced is still there
-    /// and still not synced.
+    /// The process dies and the power stays: open files are dead, what was not synced is still
+    /// there and still not synced.
     pub fn kill(&self) {
         self.lock().life += 1;
     }
@@ -217,8 +217,8 @@ impl MemDisk {
         self.lock().failing_syncs = count;
     }
 
-    /// Makes each of the next `count` writes stop somewhere and fail with `StorageFull`, as on a file
-    /// system that allocates late.
+    /// Makes each of the next `count` writes stop somewhere and fail with `StorageFull`, as on a
+    /// file system that allocates late.
     pub fn cut_writes_short(&self, count: u64) {
         self.lock().short_writes = count;
     }

@@ -1,9 +1,10 @@
 //! The disk seam: files as the log needs them, and no more.
 //!
-//! Offsets are explicit and reads and writes are whole, so that a file has no hidden position and no
-//! partial success. What a caller may rely on after a power loss:
+//! Offsets are explicit and reads and writes are whole, so that a file has no hidden position and
+//! no partial success. What a caller may rely on after a power loss:
 //!
-//! - D1 Bytes written before a [`DiskFile::sync`] that returned are there. Other writes may be there,
+//! - D1 Bytes written before a [`DiskFile::sync`] that returned are there. Other writes may be
+//!   there,
 //!   in part, sector by sector, in any order.
 //! - D2 A name that was created, renamed or removed before a [`Disk::sync_dir`] that returned stays
 //!   so. Later changes of names may be lost, the last ones first.

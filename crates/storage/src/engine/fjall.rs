@@ -1,18 +1,18 @@
 //! The engine on disk: fjall, a log-structured merge tree in Rust.
 //!
-//! One fjall keyspace per [`Tree`], made when first written, so a node has tens of them. Writes go to
-//! fjall's journal without a flush: what a crash takes, the write-ahead log replays. fjall syncs its
-//! journal before it flushes a tree to a table, and only that makes a batch atomic across trees
+//! One fjall keyspace per [`Tree`], made when first written, so a node has tens of them. Writes go
+//! to fjall's journal without a flush: what a crash takes, the write-ahead log replays. fjall syncs
+//! its journal before it flushes a tree to a table, and only that makes a batch atomic across trees
 //! (E1): a table never holds what the journal has lost.
 //!
-//! fjall takes a journal that breaks off for one that was torn, and opens with what precedes. So each
-//! [`Engine::persist`] counts, in the engine *and*, once the engine has synced, in a small file
-//! beside it; an engine that knows less than the file is damaged. A break within what was written
-//! after the last persist is harmless.
+//! fjall takes a journal that breaks off for one that was torn, and opens with what precedes. So
+//! each [`Engine::persist`] counts, in the engine *and*, once the engine has synced, in a small
+//! file beside it; an engine that knows less than the file is damaged. A break within what was
+//! written after the last persist is harmless.
 //!
 //! fjall would ask its workers to flush with a message per write over the limit, into a bounded
-//! queue into which the workers themselves write: under load all of them can wait for each other, and
-//! nothing is flushed ever after (fjall pull request 323). So trees are made without a limit of
+//! queue into which the workers themselves write: under load all of them can wait for each other,
+//! and nothing is flushed ever after (fjall pull request 323). So trees are made without a limit of
 //! their own, and this engine counts what it writes and seals a memtable itself, once.
 //!
 //! A write may wait: fjall sleeps while a tree has four memtables to flush or thirty runs in its

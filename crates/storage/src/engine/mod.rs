@@ -4,8 +4,8 @@
 //! keyed so that a split of a shard moves nothing; what belongs to a shard itself (applied index,
 //! sessions, leases) lies in the one [`Tree::Meta`], keyed by shard.
 //!
-//! Durability is not the engine's business but the log's: [`Engine::write`] syncs nothing, and after
-//! a crash any *prefix* of the batches since the last [`Engine::persist`] may be there.
+//! Durability is not the engine's business but the log's: [`Engine::write`] syncs nothing, and
+//! after a crash any *prefix* of the batches since the last [`Engine::persist`] may be there.
 //!
 //! - E1 A batch is atomic across trees: a view or a restart sees all of it or nothing.
 //! - E2 Batches survive a crash as a prefix: never a later one without an earlier one.
@@ -135,8 +135,8 @@ pub trait Engine: Send + Sync {
     ///
     /// # Errors
     /// [`EngineError::BadKey`] before anything was done; [`EngineError::DiskFull`],
-    /// [`EngineError::Poisoned`] or [`EngineError::Failed`]: the batch then counts as not done, and a
-    /// restart decides.
+    /// [`EngineError::Poisoned`] or [`EngineError::Failed`]: the batch then counts as not done, and
+    /// a restart decides.
     fn write(&self, batch: WriteBatch) -> Result<(), EngineError>;
 
     /// Returns when every earlier write survives a power loss.

@@ -1,7 +1,7 @@
 //! A small file that counts persists, so that an engine that lost one shows.
 //!
-//! Two slots of 512 bytes, used in turn, so that a torn write spares the one before: `ATOLLPER`, the
-//! count (8 bytes, little endian), CRC32C of the 16 bytes before (4), zeros.
+//! Two slots of 512 bytes, used in turn, so that a torn write spares the one before: `ATOLLPER`,
+//! the count (8 bytes, little endian), CRC32C of the 16 bytes before (4), zeros.
 
 use std::io;
 use std::path::Path;

@@ -3,8 +3,8 @@
 //! # Problem
 //!
 //! Every shard has a log that must be durable before anything is acknowledged, and a node has many
-//! shards. A file per shard would cost one fsync per shard and turn; so all shards share one log and
-//! one turn of the node costs one write and one fsync, however many shards wrote.
+//! shards. A file per shard would cost one fsync per shard and turn; so all shards share one log
+//! and one turn of the node costs one write and one fsync, however many shards wrote.
 //!
 //! # Idea
 //!
@@ -22,15 +22,16 @@
 //! ([`record`]), names the frame it is in, and carries a checksum over itself, its segment's number
 //! and its place.
 //!
-//! The log thread owns the [`LogWriter`]. A lane owns one [`ShardLog`] per replica: the index of that
-//! shard's entries and the newest payloads. They exchange values only: [`LogBatch`] to the writer,
-//! [`WrittenAt`] back.
+//! The log thread owns the [`LogWriter`]. A lane owns one [`ShardLog`] per replica: the index of
+//! that shard's entries and the newest payloads. They exchange values only: [`LogBatch`] to the
+//! writer, [`WrittenAt`] back.
 //!
 //! # Invariants
 //!
 //! - L1 A frame is written only after the frame before it is durable. So whatever precedes a valid
 //!   frame was durable once, and if it can't be read, it was damaged. Opening syncs the last frame.
-//! - L2 A torn frame is the last one. Recovery keeps its valid front, cuts the rest and scrubs it, so
+//! - L2 A torn frame is the last one. Recovery keeps its valid front, cuts the rest and scrubs it,
+//!   so
 //!   that nothing of it is ever read as part of a later frame.
 //! - L3 What is damaged is never silently skipped: each shard that may have lost a record is named,
 //!   by the place in the record's own header, by a gap in the shard's count of records, or, where

@@ -27,7 +27,8 @@ impl LogReaderHandle {
     /// The entry `index` of `shard`, which was written at `at` and not released since.
     ///
     /// # Errors
-    /// [`LogError::Damaged`] when something else stands there, [`LogError::Io`] when it can't be read.
+    /// [`LogError::Damaged`] when something else stands there, [`LogError::Io`] when it can't be
+    /// read.
     pub fn read(&self, shard: ShardId, index: LogIndex, at: Location) -> Result<Entry, LogError> {
         let bytes = self.read_bytes(at.segment, at.offset, at.len as usize)?;
         entry_in(bytes, shard, index, at)

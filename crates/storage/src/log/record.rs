@@ -238,8 +238,8 @@ pub(crate) fn claimed_header(bytes: &[u8], place: Place) -> Option<RecordHeader>
     })
 }
 
-/// Reads the header at the start of `bytes`; `None` unless the header is as it was written, whatever
-/// became of the payload.
+/// Reads the header at the start of `bytes`; `None` unless the header is as it was written,
+/// whatever became of the payload.
 pub(crate) fn sound_header(bytes: &[u8], place: Place) -> Option<RecordHeader> {
     let header = claimed_header(bytes, place)?;
     let check = u16::from_le_bytes([bytes[18], bytes[19]]);

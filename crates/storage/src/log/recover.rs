@@ -170,8 +170,8 @@ impl SegmentFile {
         }
         self.scrub(scanned.end, scanned.remnants_end, opened)?;
         if ending == Ending::Open {
-            // A killed process may have left its last frame in the system's cache: it is about to be
-            // acted upon, so it must be durable first (L1).
+            // A killed process may have left its last frame in the system's cache: it is about to
+            // be acted upon, so it must be durable first (L1).
             self.file.sync().map_err(sync_error(&self.path))?;
         }
         opened.segments.push(SegmentState { number: self.number, end: scanned.end });

@@ -1,9 +1,9 @@
 //! What one segment's bytes hold: its records, and the stretches that can't be read.
 //!
 //! The scan walks from record to record. Where the next one is not valid, three things may be the
-//! case: the records end here; the last frame was torn here and never acknowledged (L2); or something
-//! that was durable is damaged (L1, L3). A valid record of a frame that starts later, or anything in
-//! a later segment, proves the third.
+//! case: the records end here; the last frame was torn here and never acknowledged (L2); or
+//! something that was durable is damaged (L1, L3). A valid record of a frame that starts later, or
+//! anything in a later segment, proves the third.
 
 use super::record::{self, ALIGN_BYTES, Kind, Place, RecordHeader, aligned};
 use super::segment::SEGMENT_HEADER_BYTES;

@@ -46,7 +46,8 @@ impl SegmentHeader {
     /// The header of segment `number`, if `bytes` start with it.
     ///
     /// # Errors
-    /// [`LogError::UnknownVersion`] when a sound header is of a format that this build doesn't know.
+    /// [`LogError::UnknownVersion`] when a sound header is of a format that this build doesn't
+    /// know.
     pub(crate) fn decode(bytes: &[u8], number: u64) -> Result<Option<Self>, LogError> {
         let Some(head) = bytes.first_chunk::<{ SEGMENT_HEADER_BYTES as usize }>() else {
             return Ok(None);

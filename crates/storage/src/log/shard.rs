@@ -1,8 +1,8 @@
 //! The lane's side of the log: one shard's entries by index.
 //!
 //! Every entry has a slot. A slot holds its payload until the entry is on disk *and* memory is
-//! wanted back; then it holds only the place. Terms are kept as runs, since they change with leaders
-//! only.
+//! wanted back; then it holds only the place. Terms are kept as runs, since they change with
+//! leaders only.
 
 use std::collections::VecDeque;
 
@@ -49,8 +49,9 @@ pub struct ShardLog {
 }
 
 impl ShardLog {
-    /// An empty log of a new shard. Payloads beyond `payload_bytes_max` are dropped from memory once
-    /// they are on disk, oldest first, and read back through `reader`; without one they all stay.
+    /// An empty log of a new shard. Payloads beyond `payload_bytes_max` are dropped from memory
+    /// once they are on disk, oldest first, and read back through `reader`; without one they all
+    /// stay.
     #[must_use]
     pub fn new(shard: ShardId, payload_bytes_max: usize, reader: Option<LogReaderHandle>) -> Self {
         Self {
@@ -140,8 +141,9 @@ impl ShardLog {
         }
     }
 
-    /// Appends the entries from `from` up to `to` (exclusive) to `out`, stopping after the first that
-    /// brings their cost to `bytes_max`, so that at least one is given. Evicted ones are read back.
+    /// Appends the entries from `from` up to `to` (exclusive) to `out`, stopping after the first
+    /// that brings their cost to `bytes_max`, so that at least one is given. Evicted ones are read
+    /// back.
     ///
     /// # Errors
     /// [`LogError::OutOfRange`] when `from` is not in the log, [`LogError::Damaged`] and

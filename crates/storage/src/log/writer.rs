@@ -89,7 +89,8 @@ impl Segment {
     }
 }
 
-/// Writes the log of a node. One owner, no thread of its own; each write returns when it is durable.
+/// Writes the log of a node. One owner, no thread of its own; each write returns when it is
+/// durable.
 pub struct LogWriter {
     disk: Arc<dyn Disk>,
     dir: Arc<Path>,
@@ -116,8 +117,8 @@ impl LogWriter {
     ///
     /// # Errors
     /// [`LogError::BadOptions`]; [`LogError::UnknownVersion`] for a newer build's log;
-    /// [`LogError::Io`] and [`LogError::SyncFailed`] from the disk. Damaged content is not an error:
-    /// it is reported per shard.
+    /// [`LogError::Io`] and [`LogError::SyncFailed`] from the disk. Damaged content is not an
+    /// error: it is reported per shard.
     pub fn open(
         disk: Arc<dyn Disk>,
         dir: &Path,
@@ -150,13 +151,13 @@ impl LogWriter {
         Ok((writer, recovered))
     }
 
-    /// Makes all records of `batches` durable, in order: one write and one sync, two where a segment
-    /// ends between them. Also writes down what [`LogWriter::release`] was told.
+    /// Makes all records of `batches` durable, in order: one write and one sync, two where a
+    /// segment ends between them. Also writes down what [`LogWriter::release`] was told.
     ///
     /// # Errors
     /// [`LogError::RecordTooLarge`] and [`LogError::DiskFull`] leave the log as it was (L6).
-    /// After [`LogError::SyncFailed`] or any other error what the disk holds is unknown: the process
-    /// must abort; every later write is refused with [`LogError::Poisoned`].
+    /// After [`LogError::SyncFailed`] or any other error what the disk holds is unknown: the
+    /// process must abort; every later write is refused with [`LogError::Poisoned`].
     pub fn write(&mut self, batches: &[LogBatch]) -> Result<WrittenAt, LogError> {
         if self.is_poisoned {
             return Err(LogError::Poisoned);
