@@ -1,5 +1,6 @@
 //! The `atoll` binary.
 
+mod cli;
 mod config;
 mod dev;
 mod drive;
@@ -20,12 +21,15 @@ enum Cli {
     Serve(serve::ServeArgs),
     /// Run a whole cluster in one process, to try things with
     Dev(dev::DevArgs),
+    #[command(flatten)]
+    Client(cli::Command),
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse() {
         Cli::Serve(args) => serve::run(&args),
         Cli::Dev(args) => dev::run(&args),
+        Cli::Client(command) => return cli::run::<Cli>(command),
     };
     match done {
         Ok(code) => code,
