@@ -8,13 +8,14 @@ use atoll_base::NodeId;
 use clap::Args;
 
 use crate::config::{self, Bootstrap, Member, NodeConfig};
-use crate::drive::{Listeners, Node};
+use crate::instance::{Instance, Listeners};
 use crate::serve::{runtime, start_logging, stop_signal};
 
 /// The flags of `atoll dev`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct DevArgs {
-    /// Where the nodes keep their data; without it a temporary folder that goes when the cluster stops
+    /// Where the nodes keep their data; without it a temporary folder that goes when the cluster
+    /// stops
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// How many nodes
@@ -36,7 +37,8 @@ pub(crate) struct DevArgs {
 pub(crate) fn run(args: &DevArgs) -> anyhow::Result<ExitCode> {
     if args.port == 0 && args.data.is_some() {
         bail!(
-            "--port 0 with --data: a cluster that is kept needs ports that stay, since its catalog names them"
+            "--port 0 with --data: a cluster that is kept needs ports that stay, since its \
+            catalog names them"
         );
     }
     let temporary = match &args.data {
@@ -78,7 +80,7 @@ fn defaults(log: &str) -> anyhow::Result<NodeConfig> {
 }
 
 /// Binds every node's ports first, since the list of nodes names them all.
-async fn start_all(args: &DevArgs, folder: &Path) -> anyhow::Result<Vec<Node>> {
+async fn start_all(args: &DevArgs, folder: &Path) -> anyhow::Result<Vec<Instance>> {
     let mut bound = Vec::new();
     let mut members = Vec::new();
     for i in 0..args.nodes {
@@ -111,7 +113,7 @@ async fn start_all(args: &DevArgs, folder: &Path) -> anyhow::Result<Vec<Node>> {
         config.bootstrap = Bootstrap { members: members.clone() };
         "dev".clone_into(&mut config.cluster_name);
         let id = config.node_id;
-        let node = Node::start(config, listeners).await;
+        let node = Instance::start(&config, listeners).await;
         nodes.push(node.with_context(|| format!("node {id} can't start"))?);
     }
     wait_ready(&nodes).await;
@@ -119,14 +121,14 @@ async fn start_all(args: &DevArgs, folder: &Path) -> anyhow::Result<Vec<Node>> {
 }
 
 /// Waits until the cluster is founded and led everywhere.
-async fn wait_ready(nodes: &[Node]) {
+async fn wait_ready(nodes: &[Instance]) {
     for node in nodes {
         let mut readiness = node.hub().catalog.readiness();
         let _ = readiness.wait_for(|r| r.is_founded && r.has_leader).await;
     }
 }
 
-fn tell(nodes: &[Node], folder: &Path, is_temporary: bool) {
+fn tell(nodes: &[Instance], folder: &Path, is_temporary: bool) {
     println!("a cluster of {} is up", nodes.len());
     for node in nodes {
         let at = node.addresses();

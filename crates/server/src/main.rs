@@ -5,6 +5,7 @@ mod config;
 mod dev;
 mod drive;
 mod gateway;
+mod instance;
 mod serve;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 
 use crate::config::{self, LogFormat, NodeConfig};
-use crate::drive::{Listeners, Node};
+use crate::instance::{Instance, Listeners};
 
 /// The flags of `atoll serve`: one per setting.
 #[derive(Clone, Debug)]
@@ -52,7 +52,7 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-async fn start(config: NodeConfig) -> anyhow::Result<Node> {
+async fn start(config: NodeConfig) -> anyhow::Result<Instance> {
     if config.insecure_listen {
         tracing::warn!(
             "insecure_listen: whoever reaches this node's ports can read and change everything"
@@ -61,8 +61,9 @@ async fn start(config: NodeConfig) -> anyhow::Result<Node> {
     let listeners = Listeners::bind(&config).await?;
     let (id, data) = (config.node_id, config.data.clone());
     let members = config.bootstrap.to_string();
-    let node =
-        Node::start(config, listeners).await.with_context(|| format!("node {id} can't start"))?;
+    let node = Instance::start(&config, listeners)
+        .await
+        .with_context(|| format!("node {id} can't start"))?;
     let at = node.addresses();
     tracing::info!(node = id.0, client = %at.client, peer = %at.peer, http = %at.http,
         data = %data.display(), bootstrap = members, "node is up");

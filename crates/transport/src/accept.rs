@@ -1,8 +1,8 @@
 //! Accepting connections so that idle, slow and foreign ones stay cheap and harmless.
 //!
-//! A connection is counted from its first moment to its last; beyond the limit it is closed at once.
-//! It is handed to the server only when its first bytes look like HTTP/2: who connects and says
-//! nothing, or something else, is hung up on after a while and costs a socket until then.
+//! A connection is counted from its first moment to its last; beyond the limit it is closed at
+//! once. It is handed to the server only when its first bytes look like HTTP/2: who connects and
+//! says nothing, or something else, is hung up on after a while and costs a socket until then.
 
 use std::io;
 use std::pin::Pin;

@@ -1,22 +1,23 @@
 //! Links between nodes.
 //!
-//! Every node opens, to each peer, one connection for consensus and, once it has a snapshot to send, a
-//! second one, so that gigabytes of chunks never stand in the way of a heartbeat. A link may lose
-//! messages (a full queue, a broken connection), since every protocol above it resends; it never
-//! reorders within one connection and never blocks who sends.
+//! Every node opens, to each peer, one connection for consensus and, once it has a snapshot to
+//! send, a second one, so that gigabytes of chunks never stand in the way of a heartbeat. A link
+//! may lose messages (a full queue, a broken connection), since every protocol above it resends; it
+//! never reorders within one connection and never blocks who sends.
 //!
 //! ```text
-//!  lane, log thread --send--> Queue (bounded) --pulled by--> HTTP/2 stream ---> peer's Receiver --> PeerSink
-//!                                                  ^
+//!  lane, log thread --send--> Queue (bounded) --pulled by--> HTTP/2 stream ---> peer's Receiver
+//!                                                  --> PeerSink ^
 //!                                     owner task: connect, hello, back off, again
 //! ```
 //!
 //! Invariants:
-//! - **L1** Queues are bounded in messages and bytes. A message that finds its queue full is dropped and
-//!   counted; while there is no connection only the newest few messages wait.
-//! - **L2** Whatever is queued when the stream asks for more leaves in one frame, up to the frame size.
-//! - **L3** Nothing from a peer is delivered before its hello was checked: same cluster, meant for this
-//!   node, from a node that this one knows, in a format that this build speaks.
+//! - **L1** Queues are bounded in messages and bytes. A message that finds its queue full is
+//!   dropped and counted; while there is no connection only the newest few messages wait.
+//! - **L2** Whatever is queued when the stream asks for more leaves in one frame, up to the frame
+//!   size.
+//! - **L3** Nothing from a peer is delivered before its hello was checked: same cluster, meant for
+//!   this node, from a node that this one knows, in a format that this build speaks.
 //! - **L4** A peer counts as alive while both directions stand: we reached it and it reached us.
 
 mod outbound;
@@ -49,7 +50,8 @@ pub struct Identity {
 pub struct LinkSettings {
     /// Messages that wait for one peer.
     pub queue_messages_max: usize,
-    /// Bytes of messages that wait for one peer; snapshot chunks count apart, against the same bound.
+    /// Bytes of messages that wait for one peer; snapshot chunks count apart, against the same
+    /// bound.
     pub queue_bytes_max: usize,
     /// Bytes that one frame gathers before it leaves (a larger message leaves alone).
     pub frame_bytes: usize,

@@ -1,8 +1,8 @@
 //! Refusals on the wire: as a message inside sessions, as a gRPC status outside.
 //!
-//! A status carries the whole [`Failure`] in the binary metadata `atoll-failure-bin`; its gRPC code is
-//! the nearest one for clients that look no further. A code that generic clients retry on their own
-//! (`UNAVAILABLE`) is only used where the thing did not happen.
+//! A status carries the whole [`Failure`] in the binary metadata `atoll-failure-bin`; its gRPC code
+//! is the nearest one for clients that look no further. A code that generic clients retry on their
+//! own (`UNAVAILABLE`) is only used where the thing did not happen.
 
 use std::time::Duration;
 
@@ -40,8 +40,8 @@ pub fn encode_failure(failure: &Failure) -> pb::Failure {
     }
 }
 
-/// The failure in its wire form. A code of a newer server becomes `internal` and keeps its name in the
-/// text; its three answers survive.
+/// The failure in its wire form. A code of a newer server becomes `internal` and keeps its name in
+/// the text; its three answers survive.
 #[must_use]
 pub fn decode_failure(wire: pb::Failure) -> Failure {
     let known = u16::try_from(wire.code).ok().and_then(Code::from_u16);

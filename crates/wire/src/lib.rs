@@ -1,11 +1,11 @@
 //! The protobuf schema: what travels between clients and nodes ([`v1`]) and between nodes
 //! ([`peer_v1`], converted by [`peer`]).
 //!
-//! Messages only; the services' stubs need an async runtime and live in the transport. Every `bytes`
-//! field is a [`bytes::Bytes`], so decoding from a shared buffer copies no value.
+//! Messages only; the services' stubs need an async runtime and live in the transport. Every
+//! `bytes` field is a [`bytes::Bytes`], so decoding from a shared buffer copies no value.
 //!
-//! Compatibility: fields are only ever added, numbers never reused, unknown fields ignored; the golden
-//! bytes in [`peer`]'s tests fail when somebody forgets.
+//! Compatibility: fields are only ever added, numbers never reused, unknown fields ignored; the
+//! golden bytes in [`peer`]'s tests fail when somebody forgets.
 
 pub mod peer;
 

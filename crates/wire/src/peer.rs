@@ -1,8 +1,8 @@
 //! Peer messages to and from their wire form.
 //!
 //! Encoding moves (a payload is shared, never copied); decoding checks everything that the receiver
-//! relies on, since the bytes come from outside: an unknown kind, a missing body or a broken membership
-//! is a [`WireError`], never a panic.
+//! relies on, since the bytes come from outside: an unknown kind, a missing body or a broken
+//! membership is a [`WireError`], never a panic.
 
 use atoll_base::{Entry, EntryKind, Epoch, LogIndex, NodeId, ShardId, Term};
 use atoll_raft::{Body, Membership, Message};

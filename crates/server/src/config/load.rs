@@ -39,7 +39,8 @@ pub(crate) enum ConfigError {
     #[error("setting {name} refused: {value:?} from {from}: {why} (allowed: {allowed})")]
     Refused { name: &'static str, value: String, from: Source, why: String, allowed: &'static str },
     #[error(
-        "setting {name} is missing: give --{flag}, {variable} or {name} in the file (allowed: {allowed})"
+        "setting {name} is missing: give --{flag}, {variable} or {name} in the file (allowed: \
+        {allowed})"
     )]
     Missing { name: &'static str, flag: String, variable: String, allowed: &'static str },
     #[error("file {path} refused: {why}")]
@@ -197,9 +198,9 @@ fn together(mut config: NodeConfig) -> Result<NodeConfig, ConfigError> {
     for (name, address) in listens {
         if !config.insecure_listen && !is_loopback(address) {
             return Err(ConfigError::Together(format!(
-                "{name} {address} is reachable from other machines, and there is no TLS yet: whoever \
-                 reaches it can read and change everything; give --insecure-listen if the network \
-                 is trusted, or listen on 127.0.0.1"
+                "{name} {address} is reachable from other machines, and there is no TLS yet: \
+                whoever reaches it can read and change everything; give --insecure-listen if the \
+                network is trusted, or listen on 127.0.0.1"
             )));
         }
     }

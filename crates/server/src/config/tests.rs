@@ -32,8 +32,8 @@ fn errors_name_the_setting_the_value_its_source_and_what_is_allowed() {
     let error = load_with(&NEEDED, &[("ATOLL_PERSIST_BYTES", "3 MB")]).unwrap_err();
     assert_eq!(
         error,
-        "setting persist_bytes refused: \"3 MB\" from the environment: unit \"MB\" is not one of B, \
-         KiB, MiB, GiB, TiB (allowed: 1MiB to 16GiB)"
+        "setting persist_bytes refused: \"3 MB\" from the environment: unit \"MB\" is not one of \
+        B, KiB, MiB, GiB, TiB (allowed: 1MiB to 16GiB)"
     );
     let error = load_with(&["--node-id", "1"], &[]).unwrap_err();
     assert!(
@@ -71,7 +71,8 @@ fn the_document_says_what_the_table_says() {
          `ATOLL_GOLDEN=write cargo test -p atoll-server config`.\n\n\
          A setting comes from, in this order: its flag (`--peer-listen`), its variable\n\
          (`ATOLL_PEER_LISTEN`), its key in `atoll.toml` or the file named by `--config` or\n\
-         `ATOLL_CONFIG` (`peer_listen = \"...\"`), its default. Sizes are written as `64MiB`, times as\n\
+         `ATOLL_CONFIG` (`peer_listen = \"...\"`), its default. Sizes are written as `64MiB`, \
+         times as\n\
          `200ms`, `10s`, `5m`.\n\n\
          | setting | default | allowed | what it does |\n|---|---|---|---|\n",
     );

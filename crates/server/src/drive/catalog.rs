@@ -6,10 +6,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use atoll_base::{KeyspaceId, LaneId, NodeId, ShardId};
 use atoll_coord::{Catalog, Descriptor};
 use atoll_machine::Event;
-use atoll_transport::link::Peer;
+use atoll_transport::link::{Links, Peer};
 use tokio::sync::watch;
 
-use super::hub::Hub;
+use super::lanes::Lanes;
 
 /// What of the catalog others wait for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -56,7 +56,7 @@ impl CatalogView {
     }
 
     /// Takes in changes applied on this node, tells every lane, and connects to new nodes.
-    pub(super) fn on_events(&self, events: Vec<Event>, hub: &Hub) {
+    pub(super) fn on_events(&self, events: Vec<Event>, links: &Links, lanes: &Lanes) {
         let mut changed: BTreeMap<ShardId, Descriptor> = BTreeMap::new();
         let mut state = self.lock();
         for event in events {
@@ -76,31 +76,43 @@ impl CatalogView {
         let is_founded = state.catalog.cluster().is_some();
         drop(state);
         for peer in peers {
-            hub.links.connect(peer);
+            links.connect(peer);
         }
         if !changed.is_empty() {
             let descriptors: Vec<Descriptor> = changed.into_values().collect();
-            hub.lanes.describe(&descriptors);
+            lanes.describe(&descriptors);
         }
         self.readiness
             .send_if_modified(|r| !std::mem::replace(&mut r.is_founded, is_founded) && is_founded);
     }
 
-    /// A lane holds nothing any more of these keyspaces; when all say so, their data goes.
-    pub(super) fn on_dropped(&self, lane: LaneId, keyspaces: Vec<KeyspaceId>, hub: &Hub) {
+    /// A lane holds nothing any more of these keyspaces; returns those of which all `lanes` said
+    /// so.
+    pub(super) fn on_dropped(
+        &self,
+        lane: LaneId,
+        keyspaces: Vec<KeyspaceId>,
+        lanes: u16,
+    ) -> Vec<KeyspaceId> {
         let mut state = self.lock();
+        let mut free = Vec::new();
         for keyspace in keyspaces {
-            let lanes = state.dropped.entry(keyspace).or_default();
-            lanes.insert(lane);
-            if lanes.len() == usize::from(hub.lanes.count()) {
+            let told = state.dropped.entry(keyspace).or_default();
+            told.insert(lane);
+            if told.len() == usize::from(lanes) {
                 state.dropped.remove(&keyspace);
-                hub.upkeep.drop_keyspace(keyspace);
+                free.push(keyspace);
             }
         }
+        free
     }
 
-    /// Leadership moved.
-    pub(super) fn on_leaders(&self, leaders: Vec<(ShardId, Option<NodeId>)>, hub: &Hub) {
+    /// Leadership moved; returns how many shards `node` leads now.
+    pub(super) fn on_leaders(
+        &self,
+        leaders: Vec<(ShardId, Option<NodeId>)>,
+        node: NodeId,
+    ) -> usize {
         let mut state = self.lock();
         let mut system = None;
         for (shard, leader) in leaders {
@@ -112,15 +124,15 @@ impl CatalogView {
                 system = Some(leader);
             }
         }
-        let leading = state.leaders.values().filter(|leader| **leader == hub.node).count();
+        let leading = state.leaders.values().filter(|leader| **leader == node).count();
         drop(state);
-        hub.metrics.leading.set(leading as i64);
         if let Some(leader) = system {
             self.readiness.send_modify(|r| {
                 r.has_leader = leader.is_some();
-                r.leads_system = leader == Some(hub.node);
+                r.leads_system = leader == Some(node);
             });
         }
+        leading
     }
 
     /// The shards that this node leads.

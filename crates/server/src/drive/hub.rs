@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use atoll_base::{Code, Failure, NodeId, Time};
+use atoll_base::{Code, Failure, KeyspaceId, LaneId, NodeId, ShardId, Time};
 use atoll_coord::{Answer, Origin, Request};
+use atoll_machine::Event;
 use atoll_node::Input;
 use atoll_replica::PeerMessage;
 use atoll_storage::Engine;
@@ -14,11 +15,10 @@ use atoll_transport::link::{Links, PeerSink};
 use super::catalog::CatalogView;
 use super::clock::Clock;
 use super::lanes::Lanes;
-use super::log::LogQueue;
 use super::metrics::Metrics;
 use super::origins::{Attached, Origins};
 use super::pressure::Pressure;
-use super::upkeep::UpkeepQueue;
+use super::work::{LogQueue, UpkeepQueue};
 
 /// The queues, registries and counters of one node. Nothing here blocks.
 pub(crate) struct Hub {
@@ -67,6 +67,24 @@ impl Hub {
     /// Gives watches leave to go on. Never refused: a watch holds a few credits at most.
     pub(crate) fn credit(&self, credits: Vec<Request>) {
         self.lanes.submit_always(credits);
+    }
+
+    /// The catalog changed as far as this node has it.
+    pub(super) fn on_catalog(&self, events: Vec<Event>) {
+        self.catalog.on_events(events, &self.links, &self.lanes);
+    }
+
+    /// A lane holds nothing any more of these keyspaces; when all say so, their data goes.
+    pub(super) fn on_dropped(&self, lane: LaneId, keyspaces: Vec<KeyspaceId>) {
+        for keyspace in self.catalog.on_dropped(lane, keyspaces, self.lanes.count()) {
+            self.upkeep.drop_keyspace(keyspace);
+        }
+    }
+
+    /// Leadership of shards moved.
+    pub(super) fn on_leaders(&self, leaders: Vec<(ShardId, Option<NodeId>)>) {
+        let leading = self.catalog.on_leaders(leaders, self.node);
+        self.metrics.leading.set(leading as i64);
     }
 
     /// Hands calls to their lanes, all or none.
@@ -122,11 +140,11 @@ impl Caller {
         Self { hub, attached, next: 1 }
     }
 
-    /// Asks this node's replica of `shard` and waits for the answer. Cancel safe: the answer is then
-    /// dropped when it comes.
+    /// Asks this node's replica of `shard` and waits for the answer. Cancel safe: the answer is
+    /// then dropped when it comes.
     pub(crate) async fn call(
         &mut self,
-        shard: atoll_base::ShardId,
+        shard: ShardId,
         body: atoll_coord::RequestBody,
         timeout: std::time::Duration,
     ) -> Answer {

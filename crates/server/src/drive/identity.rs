@@ -1,7 +1,7 @@
 //! Whose data a folder holds, and that only one process has it open.
 //!
-//! `IDENTITY` in the data folder names the node, the cluster and the format; it is written once, before
-//! anything else, and never changed. `LOCK` is held by the process for as long as it runs.
+//! `IDENTITY` in the data folder names the node, the cluster and the format; it is written once,
+//! before anything else, and never changed. `LOCK` is held by the process for as long as it runs.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -30,22 +30,23 @@ pub(crate) struct DataFolder {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FolderError {
     #[error(
-        "data folder {path} is in use by another process: stop it, or give this node a folder of its own"
+        "data folder {path} is in use by another process: stop it, or give this node a folder of \
+        its own"
     )]
     InUse { path: PathBuf },
     #[error(
-        "data folder {path} belongs to node {found}, this is node {wanted}: give the right --node-id or \
-         --data; never copy a node's folder to make another node"
+        "data folder {path} belongs to node {found}, this is node {wanted}: give the right \
+        --node-id or --data; never copy a node's folder to make another node"
     )]
     OtherNode { path: PathBuf, found: NodeId, wanted: NodeId },
     #[error(
-        "data folder {path} has format {found}, this build knows up to {FORMAT}: use the version of atoll \
-         that wrote it, or a newer one"
+        "data folder {path} has format {found}, this build knows up to {FORMAT}: use the version \
+        of atoll that wrote it, or a newer one"
     )]
     OtherFormat { path: PathBuf, found: u64 },
     #[error(
-        "data folder {path} has an IDENTITY file that can't be read: {why}; restore the file, or move the \
-         folder away and let this node be rebuilt by its peers"
+        "data folder {path} has an IDENTITY file that can't be read: {why}; restore the file, or \
+        move the folder away and let this node be rebuilt by its peers"
     )]
     Unreadable { path: PathBuf, why: String },
     #[error("data folder {path}: {during} failed: {source}")]
@@ -84,8 +85,8 @@ impl DataFolder {
         }
     }
 
-    /// The identity under which the node runs: the folder's own, which must be this node's, or for a
-    /// new folder this one, which is written down first.
+    /// The identity under which the node runs: the folder's own, which must be this node's, or for
+    /// a new folder this one, which is written down first.
     pub(crate) fn claim(&self, node: NodeId, cluster: u64) -> Result<Identity, FolderError> {
         if let Some(found) = self.identity()? {
             if found.node != node {

@@ -1,18 +1,11 @@
-//! Lanes and the threads that turn them.
-
-use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::Instant;
+//! The input queues of a node's lanes.
 
 use atoll_base::{Code, Failure, LaneId, ShardId};
 use atoll_coord::{Descriptor, Origin, Request};
-use atoll_node::{Input, Lane, Output};
+use atoll_node::Input;
 use atoll_replica::PeerMessage;
 
-use super::clock::Clock;
-use super::hub::Hub;
-use super::mailbox::{Mailbox, Refused, Taken};
-use super::metrics::observe;
+use super::mailbox::{Mailbox, Refused};
 
 /// The input queues of all lanes of a node.
 #[derive(Debug)]
@@ -130,68 +123,10 @@ fn refusal(lane: LaneId, refused: Refused) -> Failure {
         Refused::Full { waiting, limit } => Failure::new(
             Code::Overloaded,
             format!(
-                "call refused: {waiting} inputs wait for lane {lane}, the limit lane_queue_max is {limit}"
+                "call refused: {waiting} inputs wait for lane {lane}, the limit lane_queue_max is \
+                {limit}"
             ),
         ),
         Refused::Closed => Failure::new(Code::ShuttingDown, "call refused: this node is stopping"),
     }
-}
-
-/// Starts the thread that turns `lane` until its queue is closed and empty.
-pub(crate) fn start(lane: Lane, id: LaneId, hub: Arc<Hub>) -> std::io::Result<JoinHandle<()>> {
-    let name = format!("lane-{}-{id}", hub.node);
-    std::thread::Builder::new().name(name).spawn(move || run(lane, id, &hub))
-}
-
-fn run(mut lane: Lane, id: LaneId, hub: &Hub) {
-    let _guard = super::AbortOnPanic("a lane");
-    let mailbox = hub.lanes.mailbox(id);
-    let mut inputs = Vec::new();
-    let mut output = Output::default();
-    loop {
-        let timeout = lane.next_deadline().map(|at| hub.clock.until(at));
-        match mailbox.take(&mut inputs, timeout) {
-            Taken::Items(waited) => observe(&hub.metrics.lane_wait, waited),
-            Taken::TimedOut => {}
-            Taken::Closed => return,
-        }
-        let began = Instant::now();
-        lane.turn(hub.clock.now(), Clock::wall(), &mut inputs, &mut output);
-        let turned = Instant::now();
-        observe(&hub.metrics.lane_turn, turned - began);
-        hub.metrics.turns.inc();
-        carry_out(&mut output, id, hub);
-        observe(&hub.metrics.lane_output, turned.elapsed());
-    }
-}
-
-/// Does what a turn wants done, in the order that `Output` asks for.
-fn carry_out(output: &mut Output, lane: LaneId, hub: &Hub) {
-    for (to, messages) in std::mem::take(&mut output.messages) {
-        hub.links.send(to, messages);
-    }
-    if let Some(write) = output.write.take() {
-        hub.log.write(lane, write);
-    }
-    if !output.answers.is_empty() {
-        hub.metrics.answers.inc_by(output.answers.len() as u64);
-        for slow in hub.origins.route(&mut output.answers) {
-            hub.lanes.origin_gone(slow);
-        }
-        output.answers.clear();
-    }
-    if !output.catalog.is_empty() {
-        hub.catalog.on_events(std::mem::take(&mut output.catalog), hub);
-    }
-    if !output.dropped.is_empty() {
-        hub.catalog.on_dropped(lane, std::mem::take(&mut output.dropped), hub);
-    }
-    if !output.leaders.is_empty() {
-        hub.catalog.on_leaders(std::mem::take(&mut output.leaders), hub);
-    }
-    if let Some(request) = output.persist.take() {
-        hub.upkeep.persist(lane, request);
-    }
-    // What the log may forget stands in the lane's writes too; the log acts on those.
-    output.release.clear();
 }

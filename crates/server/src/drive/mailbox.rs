@@ -1,8 +1,8 @@
 //! What waits for one thread.
 //!
 //! Many threads push, one takes everything at once. The taker sleeps while there is nothing and is
-//! woken by the first push only, so that an idle node does nothing at all and a busy one hands over a
-//! batch per wake.
+//! woken by the first push only, so that an idle node does nothing at all and a busy one hands over
+//! a batch per wake.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -105,8 +105,8 @@ impl<T> Mailbox<T> {
         (waiting + weight > limit && waiting > 0).then_some(Refused::Full { waiting, limit })
     }
 
-    /// Swaps everything that waits into `out` (which must be empty); sleeps until something comes, at
-    /// most for `timeout`.
+    /// Swaps everything that waits into `out` (which must be empty); sleeps until something comes,
+    /// at most for `timeout`.
     pub(crate) fn take(&self, out: &mut Vec<T>, timeout: Option<Duration>) -> Taken {
         let end = timeout.map(|t| Instant::now() + t);
         let mut state = self.lock();

@@ -3,16 +3,16 @@
 //! ```text
 //!  sessions ──┐                        ┌──> peer links ──> other nodes
 //!  peers ─────┤   lane threads         │
-//!  catalog ───┼──> Mailbox ──> turn ───┼──> log thread ──> after-messages to links, Written to lanes
+//!  catalog ───┼──> Mailbox ──> turn ───┼──> log thread ──> links (after), lanes (Written)
 //!  log done ──┤                        ├──> origins ──> sessions
 //!  persisted ─┘                        ├──> catalog view ──> every lane
 //!                                      └──> upkeep thread ──> Persisted to lanes
 //! ```
 //!
-//! A lane is one OS thread that owns its replicas; the log has one thread, so that the writes of all
-//! lanes share one fsync; the engine's persist and the look at the disk have another. All of them sleep
-//! while there is nothing to do. Connections live on tokio. Whoever hands something over pushes into a
-//! [`mailbox`] or a link's queue and goes on; nobody waits for anybody.
+//! A lane is one OS thread that owns its replicas; the log has one thread, so that the writes of
+//! all lanes share one fsync; the engine's persist and the look at the disk have another. All of
+//! them sleep while there is nothing to do. Connections live on tokio. Whoever hands something over
+//! pushes into a [`mailbox`] or a link's queue and goes on; nobody waits for anybody.
 //!
 //! # Starting
 //!
@@ -20,16 +20,16 @@
 //! 1. Listeners are bound: a port in use is known before anything is touched.
 //! 2. The data folder is locked and its identity checked (or written, in a new folder).
 //! 3. The engine is opened, then the log; the log says what it cut or found damaged.
-//! 4. Lanes are opened with what the log held and the founding description of shard 1; they tell the
-//!    catalog as far as the engine has it.
+//! 4. Lanes are opened with what the log held and the founding description of shard 1; they tell
+//!    the catalog as far as the engine has it.
 //! 5. The log, upkeep and lane threads start.
 //! 6. Peers are heard and called.
 //! 7. Clients are served; `/ready` says yes once the catalog is there and shard 1 has a leader.
 //!
 //! # Stopping
 //!
-//! 1. New calls are refused with `shutting_down`, `/ready` says no.
-//! 2. Leadership is handed over where somebody can take it, for at most a moment.
+//! 1. Leadership is handed over where somebody can take it, for at most a moment.
+//! 2. New calls are refused with `shutting_down`, `/ready` says no.
 //! 3. Client connections end; calls in flight get their answers for up to `shutdown_timeout`.
 //! 4. Peer links end.
 //! 5. Lanes take what waits, turn a last time and end.
@@ -37,16 +37,17 @@
 //! 7. The engine is persisted, so that the next start replays little.
 //! 8. The folder's lock is let go.
 //!
-//! A kill at any point is safe; the order only makes the next start quick and the callers' answers true.
+//! A kill at any point is safe; the order only makes the next start quick and the callers' answers
+//! true.
 //!
 //! # Failing
 //!
-//! * **D1** A failed fsync, or any failed log write but a full disk, aborts the process: what the disk
-//!   holds is unknown, and only a restart that reads it tells.
-//! * **D2** A panic of a lane, log or upkeep thread aborts the process; a failed assertion in one replica
-//!   is caught inside the lane and quarantines that replica only.
-//! * **D3** Optional inputs (calls, peers' messages) are refused when a lane's queue is full; what a lane
-//!   must hear (written, persisted, catalog) is never refused and bounded by its source.
+//! * **D1** A failed fsync, or any failed log write but a full disk, aborts the process: what the
+//!   disk holds is unknown, and only a restart that reads it tells.
+//! * **D2** A panic of a lane, log or upkeep thread aborts the process; a failed assertion in one
+//!   replica is caught inside the lane and quarantines that replica only.
+//! * **D3** Optional inputs (calls, peers' messages) are refused when a lane's queue is full; what
+//!   a lane must hear (written, persisted, catalog) is never refused and bounded by its source.
 
 mod catalog;
 mod clock;
@@ -54,31 +55,13 @@ mod found;
 mod hub;
 mod identity;
 mod lanes;
-mod log;
 mod mailbox;
 mod metrics;
 mod node;
 mod origins;
 mod pressure;
-mod upkeep;
+mod threads;
+mod work;
 
 pub(crate) use hub::Hub;
-pub(crate) use node::{Listeners, Node};
-
-/// Ends the process, saying why on standard error even where logs go elsewhere.
-fn abort(why: &str) -> ! {
-    tracing::error!("{why}");
-    eprintln!("atoll: {why}");
-    std::process::abort();
-}
-
-/// Aborts when dropped by a panic: a thread that others wait for must not just vanish (D2).
-struct AbortOnPanic(&'static str);
-
-impl Drop for AbortOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            abort(&format!("{} panicked, see above; start the node again", self.0));
-        }
-    }
-}
+pub(crate) use node::{Node, StartError};

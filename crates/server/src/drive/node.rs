@@ -1,6 +1,5 @@
 //! Starting and stopping a node.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -20,21 +19,19 @@ use atoll_transport::link::{self, LinkSettings, Links, Peer, Receiver};
 use atoll_transport::{AcceptLimits, accept};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 
 use super::catalog::CatalogView;
 use super::clock::Clock;
 use super::found::found;
 use super::hub::{Caller, Hub, PeerInbox};
 use super::identity::{DataFolder, FolderError};
-use super::lanes::{self, Lanes};
-use super::log::{self, LogQueue};
+use super::lanes::Lanes;
 use super::metrics::Metrics;
 use super::origins::Origins;
 use super::pressure::Pressure;
-use super::upkeep::{self, UpkeepQueue};
+use super::threads;
+use super::work::{LogQueue, UpkeepQueue};
 use crate::config::NodeConfig;
-use crate::gateway;
 
 /// How long a stopping leader waits for somebody to take over.
 const HANDOVER: Duration = Duration::from_millis(300);
@@ -45,8 +42,6 @@ const LOG_RECORD_BYTES_MAX: usize = 16 << 20;
 /// Why a node can't start.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
-    #[error("{name} {address} can't be listened on: {source}")]
-    Listen { name: &'static str, address: String, source: std::io::Error },
     #[error(transparent)]
     Folder(#[from] FolderError),
     #[error("the engine in {path} can't be opened: {source}")]
@@ -59,53 +54,15 @@ pub(crate) enum StartError {
     Thread(#[source] std::io::Error),
 }
 
-/// Where a node listens.
-pub(crate) struct Listeners {
-    pub(crate) client: TcpListener,
-    pub(crate) peer: TcpListener,
-    pub(crate) http: TcpListener,
-}
-
-impl Listeners {
-    /// Binds the three addresses of the settings.
-    pub(crate) async fn bind(config: &NodeConfig) -> Result<Self, StartError> {
-        let bind = async |name, address: &String| {
-            TcpListener::bind(address).await.map_err(|source| StartError::Listen {
-                name,
-                address: address.clone(),
-                source,
-            })
-        };
-        Ok(Self {
-            client: bind("listen", &config.listen).await?,
-            peer: bind("peer_listen", &config.peer_listen).await?,
-            http: bind("http_listen", &config.http_listen).await?,
-        })
-    }
-}
-
-/// Where a running node can be reached.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Addresses {
-    pub(crate) client: SocketAddr,
-    pub(crate) peer: SocketAddr,
-    pub(crate) http: SocketAddr,
-}
-
 /// A running node. Dropping it without `stop` leaves its threads running.
 pub(crate) struct Node {
     hub: Arc<Hub>,
     folder: DataFolder,
-    addresses: Addresses,
     lanes: Vec<JoinHandle<()>>,
     log: JoinHandle<()>,
     upkeep: JoinHandle<()>,
-    /// Ends the servers of clients and of the console.
-    stop_gateways: watch::Sender<bool>,
-    gateways: Vec<tokio::task::JoinHandle<()>>,
     peer_server: tokio::task::JoinHandle<()>,
     founding: tokio::task::JoinHandle<()>,
-    shutdown_timeout: Duration,
 }
 
 /// What the folder gave.
@@ -116,12 +73,13 @@ struct Opened {
 }
 
 impl Node {
-    /// Starts a node, in the order of the module's essay. Blocks while files are read; call it where
-    /// that is fine. The current tokio runtime carries its connections.
+    /// Steps 2 to 6 of the module's essay; also gives the metrics that the node names. Blocks while
+    /// files are read; call it where that is fine. The current tokio runtime carries its
+    /// connections.
     pub(crate) async fn start(
-        config: NodeConfig,
-        listeners: Listeners,
-    ) -> Result<Self, StartError> {
+        config: &NodeConfig,
+        peers: TcpListener,
+    ) -> Result<(Self, Registry), StartError> {
         let folder = DataFolder::open(&config.data)?;
         let fresh = config.bootstrap.cluster_id(&config.cluster_name);
         let identity = folder.claim(config.node_id, fresh)?;
@@ -130,79 +88,24 @@ impl Node {
                 "bootstrap differs from the one that the cluster began with; the catalog counts"
             );
         }
-        let opened = open(folder.path(), &config)?;
+        let opened = open(folder.path(), config)?;
         for warning in &opened.recovered.warnings {
             tracing::warn!("log: {warning}");
         }
-        let (metrics, mut registry) = Metrics::new();
-        let hub = hub(&config, identity.cluster, opened.engine.clone(), metrics);
-        gateway::register(&mut registry, &hub);
-        let lanes = open_lanes(&config, &hub, &opened.writer, opened.recovered)?;
+        let (metrics, registry) = Metrics::new();
+        let hub = hub(config, identity.cluster, opened.engine.clone(), metrics);
+        let lanes = open_lanes(config, &hub, &opened.writer, opened.recovered)?;
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-        let log = log::start(opened.writer, hub.clone()).map_err(StartError::Thread)?;
-        let upkeep = upkeep::start(hub.clone(), disk).map_err(StartError::Thread)?;
+        let log = threads::log::start(opened.writer, hub.clone()).map_err(StartError::Thread)?;
+        let upkeep = threads::upkeep::start(hub.clone(), disk).map_err(StartError::Thread)?;
         let lanes = lanes
             .into_iter()
-            .map(|(id, lane)| lanes::start(lane, id, hub.clone()))
+            .map(|(id, lane)| threads::lane::start(lane, id, hub.clone()))
             .collect::<Result<Vec<_>, _>>()
             .map_err(StartError::Thread)?;
-        Ok(Self::connect(config, hub, folder, registry, listeners, Threads { lanes, log, upkeep }))
-    }
-
-    /// Steps 6 and 7.
-    fn connect(
-        config: NodeConfig,
-        hub: Arc<Hub>,
-        folder: DataFolder,
-        registry: Registry,
-        listeners: Listeners,
-        threads: Threads,
-    ) -> Self {
-        let address = |l: &TcpListener| l.local_addr().expect("a bound listener has an address");
-        let addresses = Addresses {
-            client: address(&listeners.client),
-            peer: address(&listeners.peer),
-            http: address(&listeners.http),
-        };
-        for member in &config.bootstrap.members {
-            hub.links.connect(Peer { node: member.node, address: member.peer.clone() });
-        }
-        let service = Receiver::new(hub.links.clone()).service();
-        let incoming = accept(listeners.peer, AcceptLimits::default());
-        let server = WireLimits::default().server().add_service(service);
-        let peer_server = tokio::spawn(async move {
-            if let Err(error) = server.serve_with_incoming(incoming).await {
-                tracing::error!(%error, "peers are no longer heard");
-            }
-        });
-        let founding = tokio::spawn(found(hub.clone(), founders(&config)));
-        let stop_gateways = watch::Sender::new(false);
-        let gateways = gateway::start(
-            &config,
-            hub.clone(),
-            registry,
-            listeners.client,
-            listeners.http,
-            &stop_gateways,
-        );
-        Self {
-            hub,
-            folder,
-            addresses,
-            lanes: threads.lanes,
-            log: threads.log,
-            upkeep: threads.upkeep,
-            stop_gateways,
-            gateways,
-            peer_server,
-            founding,
-            shutdown_timeout: config.shutdown_timeout,
-        }
-    }
-
-    /// Where the node can be reached.
-    pub(crate) fn addresses(&self) -> Addresses {
-        self.addresses
+        let peer_server = meet_peers(config, &hub, peers);
+        let founding = tokio::spawn(found(hub.clone(), founders(config)));
+        Ok((Self { hub, folder, lanes, log, upkeep, peer_server, founding }, registry))
     }
 
     /// What its threads share.
@@ -210,22 +113,19 @@ impl Node {
         &self.hub
     }
 
-    /// Stops the node, in the order of the module's essay.
-    pub(crate) async fn stop(self) {
-        let Self { hub, folder, lanes, log, upkeep, .. } = self;
-        hand_over(&hub).await;
-        hub.stopping.store(true, Relaxed);
+    /// Steps 1 and 2 of stopping: hands leadership over and refuses new calls.
+    pub(crate) async fn withdraw(&self) {
+        hand_over(&self.hub).await;
+        self.hub.stopping.store(true, Relaxed);
         self.founding.abort();
-        self.stop_gateways.send_replace(true);
-        let timeout = self.shutdown_timeout;
-        for mut gateway in self.gateways {
-            if tokio::time::timeout(timeout, &mut gateway).await.is_err() {
-                gateway.abort();
-            }
-        }
+    }
+
+    /// Steps 4 to 8 of stopping.
+    pub(crate) async fn stop(self) {
+        let Self { hub, folder, lanes, log, upkeep, peer_server, .. } = self;
         hub.origins.hang_up();
         hub.links.stop().await;
-        self.peer_server.abort();
+        peer_server.abort();
         let ended = tokio::task::spawn_blocking(move || {
             hub.lanes.close();
             join(lanes);
@@ -241,10 +141,23 @@ impl Node {
     }
 }
 
-struct Threads {
-    lanes: Vec<JoinHandle<()>>,
-    log: JoinHandle<()>,
-    upkeep: JoinHandle<()>,
+/// Step 6: calls the peers and hears them.
+fn meet_peers(
+    config: &NodeConfig,
+    hub: &Arc<Hub>,
+    listener: TcpListener,
+) -> tokio::task::JoinHandle<()> {
+    for member in &config.bootstrap.members {
+        hub.links.connect(Peer { node: member.node, address: member.peer.clone() });
+    }
+    let service = Receiver::new(hub.links.clone()).service();
+    let incoming = accept(listener, AcceptLimits::default());
+    let server = WireLimits::default().server().add_service(service);
+    tokio::spawn(async move {
+        if let Err(error) = server.serve_with_incoming(incoming).await {
+            tracing::error!(%error, "peers are no longer heard");
+        }
+    })
 }
 
 fn join(threads: impl IntoIterator<Item = JoinHandle<()>>) {

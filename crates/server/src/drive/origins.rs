@@ -1,8 +1,8 @@
 //! Who waits for answers on this node.
 //!
-//! Every connection and in-process caller is an origin with a bounded queue. A lane hands over one batch
-//! per origin and turn. Who lets the queue fill up is hung up on: to wait would let one slow reader
-//! stop a lane, to drop one answer would be a lie.
+//! Every connection and in-process caller is an origin with a bounded queue. A lane hands over one
+//! batch per origin and turn. Who lets the queue fill up is hung up on: to wait would let one slow
+//! reader stop a lane, to drop one answer would be a lie.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

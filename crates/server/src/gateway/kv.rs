@@ -1,5 +1,5 @@
-//! Calls of one key, range or transaction at a time, for clients in any language. Any node answers: it
-//! asks itself and the others through the client library.
+//! Calls of one key, range or transaction at a time, for clients in any language. Any node answers:
+//! it asks itself and the others through the client library.
 
 use std::pin::Pin;
 use std::time::Duration;

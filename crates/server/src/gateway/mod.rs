@@ -1,5 +1,5 @@
-//! The ways in: gRPC for clients, HTTP for machines that watch machines. They translate and hand over;
-//! they decide nothing.
+//! The ways in: gRPC for clients, HTTP for machines that watch machines. They translate and hand
+//! over; they decide nothing.
 
 mod admin;
 mod grpc;

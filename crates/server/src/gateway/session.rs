@@ -1,11 +1,11 @@
 //! The fast path: one stream each way, carrying batches of calls and answers.
 //!
-//! A frame's calls are split by lane and pushed once per lane; whatever answers wait when the network
-//! asks for more leave in one frame. The session's in-flight limit is the setting
+//! A frame's calls are split by lane and pushed once per lane; whatever answers wait when the
+//! network asks for more leave in one frame. The session's in-flight limit is the setting
 //! `calls_in_flight_max`; beyond it calls are refused as overloaded, each by itself.
 //!
-//! A session ends when the client hangs up, or, after the client closed its side or the node stops, when
-//! its calls in flight are answered. Its watches end with it.
+//! A session ends when the client hangs up, or, after the client closed its side or the node stops,
+//! when its calls in flight are answered. Its watches end with it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
@@ -155,8 +155,8 @@ impl Session {
         self.watches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps track of a watch by the answers that leave: events handed on make room for others, so a
-    /// slow reader holds back its own watch only.
+    /// Keeps track of a watch by the answers that leave: events handed on make room for others, so
+    /// a slow reader holds back its own watch only.
     fn on_leaving(&self, answer: &Answer, credits: &mut Vec<ShardRequest>) {
         match &answer.body {
             Ok(AnswerBody::Watch(_)) => {
@@ -187,7 +187,8 @@ impl Session {
         Failure::new(
             Code::Overloaded,
             format!(
-                "call refused: the session has {limit} calls in flight, the limit calls_in_flight_max"
+                "call refused: the session has {limit} calls in flight, the limit \
+                calls_in_flight_max"
             ),
         )
     }

@@ -83,13 +83,7 @@ async fn any_node_answers_unary_calls() {
         request.start = next;
     }
     assert_eq!(pages, ["a0", "a1", "a2", "z0", "z1", "z2"]);
-    let mut stream =
-        kv.scan(pb::RangeRequest { descending: true, ..all(0) }).await.unwrap().into_inner();
-    let mut keys = Vec::new();
-    while let Some(page) = stream.message().await.unwrap() {
-        keys.extend(page.kvs.into_iter().map(|kv| kv.key));
-    }
-    assert_eq!(keys, ["z2", "z1", "z0", "a2", "a1", "a0"]);
+    assert_eq!(scan_down(&mut kv).await, ["z2", "z1", "z0", "a2", "a1", "a0"]);
     let count = kv.range(pb::RangeRequest { count_only: true, ..all(0) }).await.unwrap();
     assert_eq!(count.into_inner().count, 6);
     let wide =
@@ -101,4 +95,14 @@ async fn any_node_answers_unary_calls() {
     let status = admin.cluster_status(pb::ClusterStatusRequest { all: true }).await.unwrap();
     assert_eq!(status.into_inner().nodes.len(), 3);
     cluster.stop_all().await;
+}
+
+async fn scan_down(kv: &mut KvClient<Channel>) -> Vec<atoll_client::Bytes> {
+    let mut stream =
+        kv.scan(pb::RangeRequest { descending: true, ..all(0) }).await.unwrap().into_inner();
+    let mut keys = Vec::new();
+    while let Some(page) = stream.message().await.unwrap() {
+        keys.extend(page.kvs.into_iter().map(|kv| kv.key));
+    }
+    keys
 }

@@ -10,12 +10,12 @@ use atoll_base::NodeId;
 use atoll_client::Client;
 
 use crate::config::{self, Bootstrap, Member, NodeConfig};
-use crate::drive::{Listeners, Node};
+use crate::instance::{Instance, Listeners};
 
 /// A cluster whose nodes can be stopped and started again at their old addresses.
 struct Cluster {
     configs: Vec<NodeConfig>,
-    nodes: Vec<Option<Node>>,
+    nodes: Vec<Option<Instance>>,
 }
 
 fn settings(id: u64, folder: &Path) -> NodeConfig {
@@ -62,7 +62,7 @@ impl Cluster {
         for (mut config, listeners) in bound {
             config.bootstrap = Bootstrap { members: members.clone() };
             configs.push(config.clone());
-            nodes.push(Some(Node::start(config, listeners).await.unwrap()));
+            nodes.push(Some(Instance::start(&config, listeners).await.unwrap()));
         }
         Self { configs, nodes }
     }
@@ -74,7 +74,7 @@ impl Cluster {
     async fn restart(&mut self, index: usize) {
         let config = self.configs[index].clone();
         let listeners = Listeners::bind(&config).await.unwrap();
-        self.nodes[index] = Some(Node::start(config, listeners).await.unwrap());
+        self.nodes[index] = Some(Instance::start(&config, listeners).await.unwrap());
     }
 
     async fn stop_all(&mut self) {

@@ -1,5 +1,5 @@
-//! Calls and answers between the wire and the cores, in both directions: a client encodes requests and
-//! decodes answers, a server does the reverse.
+//! Calls and answers between the wire and the cores, in both directions: a client encodes requests
+//! and decodes answers, a server does the reverse.
 //!
 //! What a client sends is checked here for form only (a number that names nothing, a missing body);
 //! whether it may be done is for the shard to say. Deadlines travel as "so long from now", since

@@ -95,7 +95,8 @@ pub(super) fn at_revision(wire: u64) -> Option<Revision> {
 /// What a range request asks for, and how fresh.
 ///
 /// # Errors
-/// [`Code::InvalidArgument`](atoll_base::Code::InvalidArgument) for a consistency that is not known.
+/// [`Code::InvalidArgument`](atoll_base::Code::InvalidArgument) for a consistency that is not
+/// known.
 pub fn decode_range(wire: pb::RangeRequest) -> Result<(RangeQuery, Consistency), Failure> {
     let consistency = consistency(wire.consistency, wire.max_staleness_ms)?;
     let query = RangeQuery {

@@ -103,8 +103,8 @@ pub fn encode_member(member: Member) -> pb::Member {
 /// The call that asks for the request, sent at `now`.
 ///
 /// # Errors
-/// [`Code::DeadlineExceeded`] (did not happen) when the deadline has passed, and [`Code::Unsupported`]
-/// for a command that clients can't give.
+/// [`Code::DeadlineExceeded`] (did not happen) when the deadline has passed, and
+/// [`Code::Unsupported`] for a command that clients can't give.
 pub fn encode_call(request: Request, now: Time) -> Result<pb::Call, Failure> {
     let left = request.deadline.since(now);
     if left.is_zero() {

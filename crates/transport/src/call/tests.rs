@@ -133,6 +133,28 @@ fn kv(key: &'static str) -> KeyValue {
     }
 }
 
+fn status() -> ReplicaStatus {
+    ReplicaStatus {
+        node: NodeId(1),
+        shard: ShardId(2),
+        epoch: Epoch(3),
+        term: Term(4),
+        leader: Some(NodeId(1)),
+        state: "leader",
+        first_index: LogIndex(5),
+        last_index: LogIndex(6),
+        commit_index: LogIndex(6),
+        applied_index: LogIndex(5),
+        revision: Revision(3),
+        members: vec![Member { node: NodeId(1), role: Role::Voter }],
+        progress: vec![FollowerStatus {
+            node: NodeId(2),
+            matched: LogIndex(6),
+            state: "replicate",
+        }],
+    }
+}
+
 fn answers() -> Vec<AnswerBody> {
     let page = RangePage {
         kvs: vec![kv("a"), kv("b")],
@@ -188,25 +210,7 @@ fn answers() -> Vec<AnswerBody> {
         AnswerBody::WatchCancelled,
         AnswerBody::Transferred,
         AnswerBody::Members { epoch: Epoch(4) },
-        AnswerBody::Status(ReplicaStatus {
-            node: NodeId(1),
-            shard: ShardId(2),
-            epoch: Epoch(3),
-            term: Term(4),
-            leader: Some(NodeId(1)),
-            state: "leader",
-            first_index: LogIndex(5),
-            last_index: LogIndex(6),
-            commit_index: LogIndex(6),
-            applied_index: LogIndex(5),
-            revision: Revision(3),
-            members: vec![Member { node: NodeId(1), role: Role::Voter }],
-            progress: vec![FollowerStatus {
-                node: NodeId(2),
-                matched: LogIndex(6),
-                state: "replicate",
-            }],
-        }),
+        AnswerBody::Status(status()),
     ]
 }
 

@@ -12,7 +12,8 @@ use tokio_stream::Stream;
 
 use super::stats::{LinkStats, add};
 
-/// Messages kept while there is no connection: enough for an election to begin, too few to be stale.
+/// Messages kept while there is no connection: enough for an election to begin, too few to be
+/// stale.
 const DOWN_MESSAGES_MAX: usize = 64;
 
 /// Bounds of one queue.

@@ -4,51 +4,19 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use atoll_base::{Code, Failure, KeyspaceId, LaneId};
+use atoll_base::{Code, Failure};
 use atoll_node::Input;
 use atoll_storage::{Disk, EngineError};
 
-use super::hub::Hub;
-use super::mailbox::{Mailbox, Taken};
-use super::metrics::observe;
-use super::pressure::Observer;
+use super::abort::{AbortOnPanic, abort};
+use crate::drive::hub::Hub;
+use crate::drive::mailbox::Taken;
+use crate::drive::metrics::observe;
+use crate::drive::pressure::Observer;
+use crate::drive::work::UpkeepJob;
 
 /// How often the free space is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-
-/// The upkeep thread's queue.
-#[derive(Debug)]
-pub(crate) struct UpkeepQueue {
-    mailbox: Mailbox<Job>,
-}
-
-#[derive(Debug)]
-enum Job {
-    Persist { lane: LaneId, request: u64 },
-    Drop(KeyspaceId),
-}
-
-impl UpkeepQueue {
-    pub(crate) fn new() -> Self {
-        // One request per lane and one drop per keyspace at a time.
-        Self { mailbox: Mailbox::new(usize::MAX) }
-    }
-
-    /// Answers `Persisted` once everything in the engine survives power loss.
-    pub(crate) fn persist(&self, lane: LaneId, request: u64) {
-        self.mailbox.push(Job::Persist { lane, request });
-    }
-
-    /// Deletes a keyspace's data, of which no lane holds a replica.
-    pub(crate) fn drop_keyspace(&self, keyspace: KeyspaceId) {
-        self.mailbox.push(Job::Drop(keyspace));
-    }
-
-    /// Ends the thread after what waits.
-    pub(crate) fn close(&self) {
-        self.mailbox.close();
-    }
-}
 
 /// Starts the thread; it persists a last time when its queue is closed.
 pub(crate) fn start(hub: Arc<Hub>, disk: Arc<dyn Disk>) -> std::io::Result<JoinHandle<()>> {
@@ -65,7 +33,7 @@ struct Upkeep {
 
 impl Upkeep {
     fn run(mut self) {
-        let _guard = super::AbortOnPanic("the upkeep thread");
+        let _guard = AbortOnPanic("the upkeep thread");
         let hub = self.hub.clone();
         let mut jobs = Vec::new();
         let mut looked: Option<Instant> = None;
@@ -83,12 +51,12 @@ impl Upkeep {
         self.persist();
     }
 
-    fn work(&mut self, jobs: &mut Vec<Job>) {
+    fn work(&mut self, jobs: &mut Vec<UpkeepJob>) {
         let mut waiting = Vec::new();
         for job in jobs.drain(..) {
             match job {
-                Job::Persist { lane, request } => waiting.push((lane, request)),
-                Job::Drop(keyspace) => match self.hub.engine.drop_keyspace(keyspace) {
+                UpkeepJob::Persist { lane, request } => waiting.push((lane, request)),
+                UpkeepJob::Drop(keyspace) => match self.hub.engine.drop_keyspace(keyspace) {
                     Ok(()) => {
                         tracing::info!(keyspace = keyspace.0, "a dropped keyspace was deleted")
                     }
@@ -118,7 +86,8 @@ impl Upkeep {
                 }
                 Err(error @ EngineError::DiskFull { .. }) => {
                     if !told {
-                        tracing::error!(%error, "the engine can't be persisted, the log stays uncut");
+                        tracing::error!(%error, "the engine can't be persisted, the log stays \
+                        uncut");
                     }
                     told = true;
                     if self.hub.is_stopping() {
@@ -126,9 +95,9 @@ impl Upkeep {
                     }
                     std::thread::sleep(LOOK_EVERY);
                 }
-                Err(error) => super::abort(&format!(
-                    "the engine can't be persisted: {error}; start the node again, the log has what the \
-                     engine lacks"
+                Err(error) => abort(&format!(
+                    "the engine can't be persisted: {error}; start the node again, the log has \
+                    what the engine lacks"
                 )),
             }
         }

@@ -6,49 +6,22 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use atoll_base::{Code, Failure, LaneId, NodeId};
-use atoll_node::{Input, LogWrite};
+use atoll_node::Input;
 use atoll_replica::PeerMessage;
 use atoll_storage::{LogBatch, LogError, LogRecord, LogWriter, WrittenEntry};
 
-use super::hub::Hub;
-use super::mailbox::{Mailbox, Taken};
-use super::metrics::observe;
-use super::pressure::Observer;
+use super::abort::{AbortOnPanic, abort};
+use crate::drive::hub::Hub;
+use crate::drive::mailbox::Taken;
+use crate::drive::metrics::observe;
+use crate::drive::pressure::Observer;
+use crate::drive::work::LogJob;
 
 /// After so long without writes the log does what is better done when nothing waits.
 const MAINTAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// How long until a write that found the disk full is tried again.
 const FULL_RETRY: Duration = Duration::from_millis(200);
-
-/// The log thread's queue.
-#[derive(Debug)]
-pub(crate) struct LogQueue {
-    mailbox: Mailbox<Job>,
-}
-
-#[derive(Debug)]
-struct Job {
-    lane: LaneId,
-    write: LogWrite,
-}
-
-impl LogQueue {
-    pub(crate) fn new() -> Self {
-        // Lanes bound what they have in flight themselves.
-        Self { mailbox: Mailbox::new(usize::MAX) }
-    }
-
-    /// Queues a lane's write.
-    pub(crate) fn write(&self, lane: LaneId, write: LogWrite) {
-        self.mailbox.push(Job { lane, write });
-    }
-
-    /// Ends the thread after what waits.
-    pub(crate) fn close(&self) {
-        self.mailbox.close();
-    }
-}
 
 /// Starts the thread that writes until its queue is closed and empty.
 pub(crate) fn start(writer: LogWriter, hub: Arc<Hub>) -> std::io::Result<JoinHandle<()>> {
@@ -76,7 +49,7 @@ struct Group {
 
 impl LogThread {
     fn run(mut self) {
-        let _guard = super::AbortOnPanic("the log thread");
+        let _guard = AbortOnPanic("the log thread");
         let hub = self.hub.clone();
         let mut jobs = Vec::new();
         loop {
@@ -92,7 +65,7 @@ impl LogThread {
         }
     }
 
-    fn commit(&mut self, jobs: &mut Vec<Job>) {
+    fn commit(&mut self, jobs: &mut Vec<LogJob>) {
         let mut group = Group::default();
         for job in jobs.drain(..) {
             group.lanes.push(job.lane);
@@ -129,9 +102,9 @@ impl LogThread {
                     self.full(Some(&error));
                     std::thread::sleep(FULL_RETRY);
                 }
-                Err(error) => super::abort(&format!(
-                    "the log can't be written: {error}; what the disk holds is unknown, so this node \
-                     stops; start it again to recover from what was synced"
+                Err(error) => abort(&format!(
+                    "the log can't be written: {error}; what the disk holds is unknown, so this \
+                    node stops; start it again to recover from what was synced"
                 )),
             }
         }
@@ -170,7 +143,7 @@ impl LogThread {
             Err(error @ LogError::DiskFull { .. }) => {
                 tracing::warn!(%error, "the log found no room to prepare a segment");
             }
-            Err(error) => super::abort(&format!("the log can't be maintained: {error}")),
+            Err(error) => abort(&format!("the log can't be maintained: {error}")),
         }
     }
 }

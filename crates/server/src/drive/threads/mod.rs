@@ -1,0 +1,6 @@
+//! The threads of a node.
+
+mod abort;
+pub(super) mod lane;
+pub(super) mod log;
+pub(super) mod upkeep;

@@ -1,0 +1,110 @@
+//! A whole node: listeners, the driven lanes, and the ways in for clients.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::config::NodeConfig;
+use crate::drive::{Hub, Node, StartError};
+use crate::gateway;
+
+/// Why a node can't run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InstanceError {
+    #[error("{name} {address} can't be listened on: {source}")]
+    Listen { name: &'static str, address: String, source: std::io::Error },
+    #[error(transparent)]
+    Start(#[from] StartError),
+}
+
+/// Where a node listens.
+pub(crate) struct Listeners {
+    pub(crate) client: TcpListener,
+    pub(crate) peer: TcpListener,
+    pub(crate) http: TcpListener,
+}
+
+impl Listeners {
+    /// Binds the three addresses of the settings.
+    pub(crate) async fn bind(config: &NodeConfig) -> Result<Self, InstanceError> {
+        let bind = async |name, address: &String| {
+            TcpListener::bind(address).await.map_err(|source| InstanceError::Listen {
+                name,
+                address: address.clone(),
+                source,
+            })
+        };
+        Ok(Self {
+            client: bind("listen", &config.listen).await?,
+            peer: bind("peer_listen", &config.peer_listen).await?,
+            http: bind("http_listen", &config.http_listen).await?,
+        })
+    }
+}
+
+/// Where a running node can be reached.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Addresses {
+    pub(crate) client: SocketAddr,
+    pub(crate) peer: SocketAddr,
+    pub(crate) http: SocketAddr,
+}
+
+/// A node that runs and serves. Dropping it without `stop` leaves its threads running.
+pub(crate) struct Instance {
+    node: Node,
+    addresses: Addresses,
+    /// Ends the servers of clients and of the console.
+    stop_gateways: watch::Sender<bool>,
+    gateways: Vec<JoinHandle<()>>,
+    shutdown_timeout: Duration,
+}
+
+impl Instance {
+    /// Starts a node, in the order of `drive`'s essay.
+    pub(crate) async fn start(
+        config: &NodeConfig,
+        listeners: Listeners,
+    ) -> Result<Self, InstanceError> {
+        let address = |l: &TcpListener| l.local_addr().expect("a bound listener has an address");
+        let addresses = Addresses {
+            client: address(&listeners.client),
+            peer: address(&listeners.peer),
+            http: address(&listeners.http),
+        };
+        let (node, mut registry) = Node::start(config, listeners.peer).await?;
+        gateway::register(&mut registry, node.hub());
+        let stop_gateways = watch::Sender::new(false);
+        let (hub, stop) = (node.hub().clone(), &stop_gateways);
+        let gateways =
+            gateway::start(config, hub, registry, listeners.client, listeners.http, stop);
+        let shutdown_timeout = config.shutdown_timeout;
+        Ok(Self { node, addresses, stop_gateways, gateways, shutdown_timeout })
+    }
+
+    /// Where the node can be reached.
+    pub(crate) fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// What its threads share.
+    pub(crate) fn hub(&self) -> &Arc<Hub> {
+        self.node.hub()
+    }
+
+    /// Stops the node, in the order of `drive`'s essay.
+    pub(crate) async fn stop(self) {
+        self.node.withdraw().await;
+        self.stop_gateways.send_replace(true);
+        for mut gateway in self.gateways {
+            if tokio::time::timeout(self.shutdown_timeout, &mut gateway).await.is_err() {
+                gateway.abort();
+            }
+        }
+        self.node.stop().await;
+    }
+}
