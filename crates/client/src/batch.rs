@@ -17,12 +17,13 @@ const STEPS_MAX: usize = 512;
 const BYTES_MAX: usize = 1 << 20;
 
 /// Changes of any keys, carried out with few messages: per shard one transaction, or several when
-/// there are more than 512 changes or 1 MiB. Each such part happens at once or not at all; the parts
-/// are independent. Of several changes of one key the last one counts.
+/// there are more than 512 changes or 1 MiB. Each such part happens at once or not at all; the
+/// parts are independent. Of several changes of one key the last one counts.
 ///
 /// ```no_run
 /// # async fn example(client: atoll_client::Client) -> Result<(), atoll_client::Failure> {
-/// let done = client.keyspace("orders").batch().put("a", "1").put("b", "2").delete("c").commit().await?;
+/// let orders = client.keyspace("orders");
+/// let done = orders.batch().put("a", "1").put("b", "2").delete("c").commit().await?;
 /// println!("{} changes", done.changes);
 /// # Ok(())
 /// # }
@@ -41,8 +42,16 @@ pub struct BatchDone {
     pub parts: u64,
 }
 
+impl Keyspace {
+    /// Many changes at once, of any keys; atomic within each shard only.
+    #[must_use]
+    pub fn batch(&self) -> Batch {
+        Batch::new(self.clone())
+    }
+}
+
 impl Batch {
-    pub(crate) fn new(keyspace: Keyspace) -> Self {
+    fn new(keyspace: Keyspace) -> Self {
         Self { keyspace, steps: BTreeMap::new() }
     }
 

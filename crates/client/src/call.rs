@@ -13,10 +13,9 @@ use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::follow::Outcome;
 use crate::ids::random;
 use crate::link::Links;
-use crate::map::{Place, ShardMap, ShardState};
+use crate::map::{Outcome, Place, ShardMap, ShardState};
 use crate::options::Options;
 use crate::session::Ask;
 
@@ -158,7 +157,8 @@ impl Inner {
         sessions.session().call(Ask { shard, epoch: Epoch::ZERO, deadline, body }).await
     }
 
-    /// Finds the shard and whom to ask. What the map doesn't know is looked up in the catalog itself.
+    /// Finds the shard and whom to ask. What the map doesn't know is looked up in the catalog
+    /// itself.
     pub(crate) async fn locate(
         &self,
         whom: Where<'_>,
@@ -234,7 +234,8 @@ impl Inner {
             Decision::GiveUp(failure) => return Err(failure),
             Decision::Retry { wait, target } => (wait, target),
         };
-        tracing::trace!(shard = %place.shard, node = %place.node, ?wait, ?target, %failure, "retry");
+        let (shard, node) = (place.shard, place.node);
+        tracing::trace!(%shard, %node, ?wait, ?target, %failure, "retry");
         match target {
             Target::Same => {}
             Target::Node(node) => place.state.learn_leader(Some(node)),
@@ -252,7 +253,8 @@ impl Inner {
         Ok(())
     }
 
-    /// A replica other than the one that was asked; if another caller has moved on already, its choice.
+    /// A replica other than the one that was asked; if another caller has moved on already, its
+    /// choice.
     fn another(&self, place: &Place) -> Option<NodeId> {
         let current = place.state.leader();
         if current.is_some_and(|leader| leader != place.node) {

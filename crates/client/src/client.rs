@@ -9,10 +9,9 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::call::Inner;
-use crate::follow::{Follower, Outcome};
-use crate::keyspace::Keyspace;
+use crate::follow::Follower;
 use crate::link::{Link, Links, RemoteLinks};
-use crate::map::NodeSessions;
+use crate::map::{NodeSessions, Outcome};
 use crate::options::Options;
 
 /// A client of one cluster. Cloning is cheap; all clones share connections, shard map and limits.
@@ -61,13 +60,6 @@ impl Client {
     #[must_use]
     pub fn builder() -> ClientBuilder {
         ClientBuilder::default()
-    }
-
-    /// A handle to the keyspace of this name. Nothing is asked yet: whether it exists shows when it is
-    /// used.
-    #[must_use]
-    pub fn keyspace(&self, name: &str) -> Keyspace {
-        Keyspace::new(self.clone(), name)
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {

@@ -2,14 +2,14 @@
 //!
 //! ```text
 //!   read (any replica, or the leader when asked to refresh) ──> watch from the next revision
-//!        ^                                                        │ lost, lagging, or asked to refresh
+//!        ^                                                        │ lost, lagging, or asked
 //!        └────────────────────────────────────────────────────────┘
 //! ```
 //!
 //! Invariants:
 //! - F1 The map's revision never goes down: an answer from a replica that is behind is dropped.
-//! - F2 A refresh is reported to those who asked before its read began, never to later ones, so that
-//!   "does not exist" is an answer of the catalog and not of an old map.
+//! - F2 A refresh is reported to those who asked before its read began, never to later ones, so
+//!   that "does not exist" is an answer of the catalog and not of an old map.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,26 +23,13 @@ use tokio::time::Instant;
 
 use crate::call::Inner;
 use crate::ids::random;
-use crate::map::{NodeSessions, ShardMap};
+use crate::map::{NodeSessions, Outcome, ShardMap};
 use crate::session::{Ask, WatchItem, WatchStream};
 
 /// How long one node may take for one page of the catalog or for starting a watch.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest pause after no node could be asked.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-
-/// What came of the last look at the catalog.
-#[derive(Clone, Debug)]
-pub(crate) struct Outcome {
-    /// Requests up to this number are served.
-    pub(crate) served: u64,
-    /// Why the catalog could not be read, if it could not.
-    pub(crate) failure: Option<Failure>,
-}
-
-impl Outcome {
-    pub(crate) const NONE: Self = Self { served: 0, failure: None };
-}
 
 /// The task that follows the catalog.
 pub(crate) struct Follower {

@@ -1,12 +1,12 @@
 //! Names for mutating requests, so that a retry is known wherever it arrives (RIFL 3).
 //!
-//! A shard keeps the replies that a client may still ask for. What it must keep is bounded by the span
-//! between the oldest request that is still open and the newest, so a client that has many requests in
-//! flight uses several identities, each with a window of [`WINDOW`] sequences. A stuck request blocks
-//! its own identity only.
+//! A shard keeps the replies that a client may still ask for. What it must keep is bounded by the
+//! span between the oldest request that is still open and the newest, so a client that has many
+//! requests in flight uses several identities, each with a window of [`WINDOW`] sequences. A stuck
+//! request blocks its own identity only.
 //!
-//! Identities belong to one shard: a shard that comes into being by a split takes over the replies of
-//! its parent, and new requests to it carry new identities, so that the numbers never clash.
+//! Identities belong to one shard: a shard that comes into being by a split takes over the replies
+//! of its parent, and new requests to it carry new identities, so that the numbers never clash.
 //!
 //! An id is given back when its call ends, also when its caller drops the call: from then on nobody
 //! will ask again.

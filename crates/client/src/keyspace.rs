@@ -9,13 +9,9 @@ use atoll_machine::{Command, DeleteOp, KeyEnd, KeyValue, Op, PutOp, Reply};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::batch::Batch;
 use crate::call::{Applied, Inner, Where, unexpected};
 use crate::client::Client;
 use crate::keys::Keys;
-use crate::scan::Scan;
-use crate::txn::Txn;
-use crate::watch::WatchBuilder;
 
 /// A keyspace by name. Cloning is cheap.
 ///
@@ -77,6 +73,15 @@ pub struct ReadOptions {
 impl Default for ReadOptions {
     fn default() -> Self {
         Self { consistency: Consistency::Linearizable, at: None }
+    }
+}
+
+impl Client {
+    /// A handle to the keyspace of this name. Nothing is asked yet: whether it exists shows when it
+    /// is used.
+    #[must_use]
+    pub fn keyspace(&self, name: &str) -> Keyspace {
+        Keyspace::new(self.clone(), name)
     }
 }
 
@@ -163,8 +168,8 @@ impl Keyspace {
         Ok(self.get_with(key, ReadOptions::default()).await?.kv)
     }
 
-    /// Reads a key from any replica, if it is sure to be at most `age` old; without `age`, however old
-    /// it is. The answer says how old it may be.
+    /// Reads a key from any replica, if it is sure to be at most `age` old; without `age`, however
+    /// old it is. The answer says how old it may be.
     ///
     /// # Errors
     /// As [`Keyspace::get`], and a retryable refusal while no replica is fresh enough.
@@ -220,8 +225,8 @@ impl Keyspace {
         deleted(self.command(&key, Op::Delete(op)).await?)
     }
 
-    /// Deletes a range of keys. Each shard does its part at once; the shards one after the other, in
-    /// key order, so a failure may leave the later ones undone.
+    /// Deletes a range of keys. Each shard does its part at once; the shards one after the other,
+    /// in key order, so a failure may leave the later ones undone.
     ///
     /// # Errors
     /// As [`Keyspace::put`].
@@ -239,30 +244,6 @@ impl Keyspace {
             all.revisions.extend(part.revisions);
         }
         Ok(all)
-    }
-
-    /// Reads a range of keys in key order, page by page.
-    #[must_use]
-    pub fn scan(&self, keys: Keys) -> Scan {
-        Scan::new(self.clone(), keys)
-    }
-
-    /// A transaction over keys of one shard.
-    #[must_use]
-    pub fn txn(&self) -> Txn {
-        Txn::new(self.clone())
-    }
-
-    /// Many changes at once, of any keys; atomic within each shard only.
-    #[must_use]
-    pub fn batch(&self) -> Batch {
-        Batch::new(self.clone())
-    }
-
-    /// Follows the changes of a range of keys.
-    #[must_use]
-    pub fn watch(&self, keys: Keys) -> WatchBuilder {
-        WatchBuilder::new(self.clone(), keys)
     }
 
     /// Forgets history in every shard except the last `keep` revisions, and returns the oldest
@@ -330,8 +311,8 @@ impl Keyspace {
         map.find_range(&self.name, keys.start(), keys.end().map(|e| &e[..]))
     }
 
-    /// Carries out a command of the shard that holds `key` under the name that the caller gave it, for
-    /// gateways whose callers name their own requests. Retries keep the name.
+    /// Carries out a command of the shard that holds `key` under the name that the caller gave it,
+    /// for gateways whose callers name their own requests. Retries keep the name.
     ///
     /// # Errors
     /// As [`Keyspace::put`]; `SessionExpired` when the shard no longer remembers the name.

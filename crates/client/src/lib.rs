@@ -20,9 +20,9 @@
 //! learns both from the catalog (read from any node, then watched) and from refusals that say who
 //! knows better. Many tasks share few connections: what they ask at the same time travels together.
 //!
-//! Every change carries an idempotency key, so that it is retried, over whatever node and connection,
-//! until its deadline and still happens at most once. Every failure is a [`Failure`]: did it happen,
-//! may I ask again, where.
+//! Every change carries an idempotency key, so that it is retried, over whatever node and
+//! connection, until its deadline and still happens at most once. Every failure is a [`Failure`]:
+//! did it happen, may I ask again, where.
 //!
 //! ```text
 //!   keyspace, scan, txn, batch, watch, admin      what callers see
@@ -33,9 +33,11 @@
 //! ```
 //!
 //! # Invariants
-//! - L1 A change is sent under one name for its whole life; a name is never used for another change.
+//! - L1 A change is sent under one name for its whole life; a name is never used for another
+//!   change.
 //! - L2 A failure says that nothing happened only when no attempt can have had an effect.
-//! - L3 Everything that waits is bounded in number or bytes by [`Options`], and ends by its deadline.
+//! - L3 Everything that waits is bounded in number or bytes by [`Options`], and ends by its
+//!   deadline.
 //!
 //! `docs/design/client.md` has the reasons.
 

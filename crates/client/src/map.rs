@@ -1,8 +1,8 @@
 //! Where everything is: the catalog, with what only this client knows beside it (sessions to nodes,
 //! leaders last heard of, ids for exactly-once requests).
 //!
-//! A [`ShardMap`] never changes; `follow` puts a new one in place when the catalog does. Sessions and
-//! per-shard state are shared between one map and the next.
+//! A [`ShardMap`] never changes; `follow` puts a new one in place when the catalog does. Sessions
+//! and per-shard state are shared between one map and the next.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -161,6 +161,19 @@ impl ShardMap {
         let at = self.catalog.shard(id).map(|s| &s.record.descriptor);
         at.filter(|d| !d.dropped).ok_or_else(|| no_shard(id))
     }
+}
+
+/// What came of the last look at the catalog.
+#[derive(Clone, Debug)]
+pub(crate) struct Outcome {
+    /// Requests up to this number are served.
+    pub(crate) served: u64,
+    /// Why the catalog could not be read, if it could not.
+    pub(crate) failure: Option<Failure>,
+}
+
+impl Outcome {
+    pub(crate) const NONE: Self = Self { served: 0, failure: None };
 }
 
 fn no_shard(shard: ShardId) -> Failure {

@@ -20,8 +20,9 @@ const PAGE_KEYS: u64 = 1000;
 
 /// A scan of a range of keys, in key order, across shards.
 ///
-/// Each shard is read at one revision: that of its first page. Different shards are read at different
-/// moments. One page at a time is in memory. Each page has the keyspace handle's timeout to itself.
+/// Each shard is read at one revision: that of its first page. Different shards are read at
+/// different moments. One page at a time is in memory. Each page has the keyspace handle's timeout
+/// to itself.
 ///
 /// ```no_run
 /// # use atoll_client::{Client, Failure, Keys};
@@ -67,8 +68,16 @@ pub struct Page {
     pub kvs: Vec<KeyValue>,
 }
 
+impl Keyspace {
+    /// Reads a range of keys in key order, page by page.
+    #[must_use]
+    pub fn scan(&self, keys: Keys) -> Scan {
+        Scan::new(self.clone(), keys)
+    }
+}
+
 impl Scan {
-    pub(crate) fn new(keyspace: Keyspace, keys: Keys) -> Self {
+    fn new(keyspace: Keyspace, keys: Keys) -> Self {
         Self {
             keyspace,
             rest: Some(keys).filter(|k| !k.is_empty()),
@@ -118,16 +127,16 @@ impl Scan {
         self
     }
 
-    /// Reads at a revision of the past. Revisions are counted per shard, so this makes sense where the
-    /// range lies in one shard.
+    /// Reads at a revision of the past. Revisions are counted per shard, so this makes sense where
+    /// the range lies in one shard.
     #[must_use]
     pub fn at(mut self, revision: Revision) -> Self {
         self.at = Some(revision);
         self
     }
 
-    /// What no page has covered yet; `None` behind the last one. A scan of this range, with the same
-    /// options, goes on where this one stands.
+    /// What no page has covered yet; `None` behind the last one. A scan of this range, with the
+    /// same options, goes on where this one stands.
     #[must_use]
     pub fn rest(&self) -> Option<&Keys> {
         self.rest.as_ref()
@@ -152,8 +161,8 @@ impl Scan {
         }
     }
 
-    /// The next page, `None` behind the last one. Don't mix with [`Scan::next`]: what it holds is not
-    /// in a page.
+    /// The next page, `None` behind the last one. Don't mix with [`Scan::next`]: what it holds is
+    /// not in a page.
     ///
     /// Cancel safe: yes.
     ///

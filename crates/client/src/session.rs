@@ -5,18 +5,18 @@
 //!  caller <──oneshot── reader: takes the slots of a whole batch of answers (one lock) <── link
 //! ```
 //!
-//! Batching needs no timer: while the writer is busy with one batch, the next one gathers. Writer and
-//! reader are one task, so that a connection occupies one thread at a time.
+//! Batching needs no timer: while the writer is busy with one batch, the next one gathers. Writer
+//! and reader are one task, so that a connection occupies one thread at a time.
 //!
-//! A call's deadline is watched by a sweep over the open calls, not by a timer each. A call that ends
-//! by its deadline or with the connection says whether it was ever handed over: if not, it did not
-//! happen.
+//! A call's deadline is watched by a sweep over the open calls, not by a timer each. A call that
+//! ends by its deadline or with the connection says whether it was ever handed over: if not, it did
+//! not happen.
 //!
 //! Invariants:
-//! - S1 Every registered call ends exactly once: by its answer, its deadline, the end of the connection
-//!   or because its caller is gone.
-//! - S2 A number is not given out again before the slot's generation has gone round (2^32 calls), so a
-//!   late answer finds no slot and is dropped.
+//! - S1 Every registered call ends exactly once: by its answer, its deadline, the end of the
+//!   connection or because its caller is gone.
+//! - S2 A number is not given out again before the slot's generation has gone round (2^32 calls),
+//!   so a late answer finds no slot and is dropped.
 //! - S3 Calls wait for the first connection attempt and then fail at once while the node is away.
 
 mod slots;
@@ -248,7 +248,8 @@ impl Shared {
         } else {
             batch.extend(state.queue.drain(..count));
         }
-        // A call whose caller is gone, or whose deadline has passed, has no slot: it needn't be sent.
+        // A call whose caller is gone, or whose deadline has passed, has no slot: it needn't be
+        // sent.
         batch.retain(|call| state.slots.mark_sent(call.id));
     }
 
@@ -293,8 +294,8 @@ impl Shared {
         }
     }
 
-    /// Ends every call and watch. What was not sent fails with `failure`; for what was, the outcome is
-    /// open.
+    /// Ends every call and watch. What was not sent fails with `failure`; for what was, the outcome
+    /// is open.
     fn fail_all(&self, failure: &Failure) {
         let mut state = self.lock();
         state.queue.clear();

@@ -12,8 +12,8 @@ use crate::keys::Keys;
 use crate::keyspace::Keyspace;
 use crate::map::ShardMap;
 
-/// A transaction: conditions, what to do when all of them hold, and what to do otherwise. It happens
-/// at once, in one revision, or not at all. Its keys must lie in one shard.
+/// A transaction: conditions, what to do when all of them hold, and what to do otherwise. It
+/// happens at once, in one revision, or not at all. Its keys must lie in one shard.
 ///
 /// ```no_run
 /// # use atoll_client::{Client, Failure, when};
@@ -56,8 +56,16 @@ pub struct TxnDone {
     pub results: Vec<TxnResult>,
 }
 
+impl Keyspace {
+    /// A transaction over keys of one shard.
+    #[must_use]
+    pub fn txn(&self) -> Txn {
+        Txn::new(self.clone())
+    }
+}
+
 impl Txn {
-    pub(crate) fn new(keyspace: Keyspace) -> Self {
+    fn new(keyspace: Keyspace) -> Self {
         Self { keyspace, op: TxnOp::default(), branch: Branch::Then }
     }
 
@@ -115,8 +123,8 @@ impl Txn {
     /// Carries it out.
     ///
     /// # Errors
-    /// `Unsupported` when its keys lie in several shards; otherwise as [`Keyspace::put`]. Conditions
-    /// that do not hold are no error.
+    /// `Unsupported` when its keys lie in several shards; otherwise as [`Keyspace::put`].
+    /// Conditions that do not hold are no error.
     pub async fn commit(self) -> Result<TxnDone, Failure> {
         commit(&self.keyspace, self.op).await
     }

@@ -59,13 +59,21 @@ pub struct Changes {
     pub shard: ShardId,
     /// The changes; those of one revision are neighbours and never parted. Empty: progress only.
     pub events: Vec<Event>,
-    /// Everything up to this revision of the shard was delivered. A watch that is started again from
-    /// the next one goes on behind it.
+    /// Everything up to this revision of the shard was delivered. A watch that is started again
+    /// from the next one goes on behind it.
     pub through: Revision,
 }
 
+impl Keyspace {
+    /// Follows the changes of a range of keys.
+    #[must_use]
+    pub fn watch(&self, keys: Keys) -> WatchBuilder {
+        WatchBuilder::new(self.clone(), keys)
+    }
+}
+
 impl WatchBuilder {
-    pub(crate) fn new(keyspace: Keyspace, keys: Keys) -> Self {
+    fn new(keyspace: Keyspace, keys: Keys) -> Self {
         let spec = WatchSpec {
             start: keys.start().clone(),
             end: keys.key_end(),
@@ -78,8 +86,8 @@ impl WatchBuilder {
         Self { keyspace, keys, from: From::Now, spec }
     }
 
-    /// Delivers from this revision on, which may lie in the past as far as history is kept. Revisions
-    /// are counted per shard: where there are several, see [`WatchBuilder::from_each`].
+    /// Delivers from this revision on, which may lie in the past as far as history is kept.
+    /// Revisions are counted per shard: where there are several, see [`WatchBuilder::from_each`].
     #[must_use]
     pub fn from(mut self, revision: Revision) -> Self {
         self.from = From::Everywhere(revision);
@@ -187,9 +195,9 @@ impl Watch {
     /// The next changes; shards come in any order, each in its own. `None` after an error was
     /// delivered by every shard.
     ///
-    /// The watch survives changes of leaders, broken connections and its consumer's slowness. An error
-    /// is final for its shard: `Compacted` (it was behind for so long that history is gone), `NotFound`
-    /// (the keyspace was dropped).
+    /// The watch survives changes of leaders, broken connections and its consumer's slowness. An
+    /// error is final for its shard: `Compacted` (it was behind for so long that history is gone),
+    /// `NotFound` (the keyspace was dropped).
     ///
     /// Cancel safe: yes.
     pub async fn next(&mut self) -> Option<Result<Changes, Failure>> {
@@ -300,7 +308,7 @@ impl ShardWatch {
                     let from = self.spec.from.unwrap_or_default();
                     let shard = self.shard;
                     let text = format!(
-                        "watch of shard {shard} needs revision {from}, the oldest one kept is {oldest}"
+                        "watch of shard {shard} needs revision {from}, the oldest kept is {oldest}"
                     );
                     return End::Failed(Failure::new(Code::Compacted, text));
                 }

@@ -39,8 +39,8 @@ pub fn loads(catalog: &Catalog) -> BTreeMap<NodeId, Load> {
 /// The first member of each is its preferred leader. There must be at least `replicas` nodes.
 ///
 /// # Panics
-/// When `loads` has fewer nodes than `replicas`: the caller checks that, because it can say what the
-/// user asked for.
+/// When `loads` has fewer nodes than `replicas`: the caller checks that, because it can say what
+/// the user asked for.
 #[must_use]
 pub fn place(
     shards: usize,

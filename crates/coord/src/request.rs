@@ -1,5 +1,5 @@
-//! What can be asked of a shard, and its answers: the one surface that every client path uses, remote
-//! streams, in-process gateways and the simulator alike.
+//! What can be asked of a shard, and its answers: the one surface that every client path uses,
+//! remote streams, in-process gateways and the simulator alike.
 
 use std::time::Duration;
 
@@ -57,8 +57,8 @@ pub enum RequestBody {
         /// The watch call's id.
         watch: u64,
     },
-    /// One batch of events of this watch was handed on: another may come. Not answered. A watch may be
-    /// [`WATCH_CREDIT`] batches ahead of its reader.
+    /// One batch of events of this watch was handed on: another may come. Not answered. A watch may
+    /// be [`WATCH_CREDIT`] batches ahead of its reader.
     WatchCredit {
         /// The watch call's id.
         watch: u64,

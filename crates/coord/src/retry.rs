@@ -3,12 +3,12 @@
 //! A call that changes something carries an idempotency key, so that it may be sent again whatever
 //! became of it; a call that has none is sent again only if it did not happen. A retry waits longer
 //! each time (exponential, with full jitter above half, so that callers that failed together do not
-//! come back together), except when the refusal says where to go: a redirection is followed at once,
-//! a few times.
+//! come back together), except when the refusal says where to go: a redirection is followed at
+//! once, a few times.
 //!
-//! A budget keeps retries from multiplying an overload: retries may be a tenth of all calls, on top of
-//! a small reserve. Beyond that nothing fails, it only gets slow: such retries wait the longest time
-//! there is. The deadline ends everything.
+//! A budget keeps retries from multiplying an overload: retries may be a tenth of all calls, on top
+//! of a small reserve. Beyond that nothing fails, it only gets slow: such retries wait the longest
+//! time there is. The deadline ends everything.
 
 use std::time::Duration;
 
@@ -141,8 +141,8 @@ fn target(failure: &Failure) -> Target {
     }
 }
 
-/// The failure as the caller must read it: an earlier attempt may have happened although the last one
-/// did not.
+/// The failure as the caller must read it: an earlier attempt may have happened although the last
+/// one did not.
 fn settle(failure: Failure, attempts: Attempts) -> Failure {
     match (failure.happened, attempts.uncertain) {
         (Happened::No, true) => failure.with_happened(Happened::Maybe),

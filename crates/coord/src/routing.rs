@@ -1,5 +1,5 @@
-//! Whom to ask about a shard: what the catalog says of its members and what answers have taught about
-//! its leader.
+//! Whom to ask about a shard: what the catalog says of its members and what answers have taught
+//! about its leader.
 //!
 //! A hint is only a guess; a wrong one costs a redirection, never a wrong answer, because the node
 //! that is asked checks for itself whether it leads.
@@ -18,8 +18,8 @@ pub struct Route {
     pub epoch: Epoch,
 }
 
-/// Whom to ask about a shard: the leader last heard of (`hint`), else the preferred one. A hint counts
-/// even when the descriptor doesn't name the node: the catalog may be behind the group.
+/// Whom to ask about a shard: the leader last heard of (`hint`), else the preferred one. A hint
+/// counts even when the descriptor doesn't name the node: the catalog may be behind the group.
 #[must_use]
 pub fn route(descriptor: &Descriptor, hint: Option<NodeId>) -> Option<Route> {
     let node = hint.or_else(|| first_voter(descriptor))?;
@@ -32,8 +32,8 @@ pub fn first_voter(descriptor: &Descriptor) -> Option<NodeId> {
     descriptor.members.iter().find(|m| m.role == Role::Voter).map(|m| m.node)
 }
 
-/// The member after `node` in the shard's list of voters, round and round; the first one when `node`
-/// is none of them.
+/// The member after `node` in the shard's list of voters, round and round; the first one when
+/// `node` is none of them.
 #[must_use]
 pub fn next_member(descriptor: &Descriptor, node: NodeId) -> Option<NodeId> {
     let voters: Vec<NodeId> =

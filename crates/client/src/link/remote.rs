@@ -32,8 +32,8 @@ pub struct RemoteLinks {
 }
 
 impl RemoteLinks {
-    /// Links whose messages have at most `message_bytes_max` bytes and whose connections are given up
-    /// after `connect_timeout`.
+    /// Links whose messages have at most `message_bytes_max` bytes and whose connections are given
+    /// up after `connect_timeout`.
     #[must_use]
     pub fn new(message_bytes_max: usize, connect_timeout: Duration) -> Self {
         Self { limits: WireLimits { message_bytes_max, connect_timeout, ..WireLimits::default() } }

@@ -121,7 +121,8 @@ impl WatchStream {
         Self { shared: buffer.shared, _handle: handle }
     }
 
-    /// The next thing that happened. Nothing follows [`WatchItem::Lagging`] and [`WatchItem::Ended`].
+    /// The next thing that happened. Nothing follows [`WatchItem::Lagging`] and
+    /// [`WatchItem::Ended`].
     ///
     /// Cancel safe: yes.
     pub(crate) async fn next(&mut self) -> WatchItem {

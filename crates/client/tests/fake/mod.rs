@@ -1,6 +1,6 @@
-//! A cluster without consensus: the real state machines and watch hubs over an engine in memory, one
-//! copy of each shard, and several nodes of which one leads each shard. It can lose answers, hang up,
-//! refuse and move leaders.
+//! A cluster without consensus: the real state machines and watch hubs over an engine in memory,
+//! one copy of each shard, and several nodes of which one leads each shard. It can lose answers,
+//! hang up, refuse and move leaders.
 
 #![allow(dead_code, reason = "each test program uses its part of it")]
 #![allow(clippy::unwrap_used, reason = "a test stops where it is surprised")]
@@ -119,6 +119,10 @@ impl Fake {
 
     pub fn fault(&self, fault: Fault) {
         self.lock().faults.push_back(fault);
+    }
+
+    pub fn clear_faults(&self) {
+        self.lock().faults.clear();
     }
 
     pub fn move_leader(&self, shard: u64, to: u64) {

@@ -1,12 +1,13 @@
 //! The catalog: who the nodes are, which keyspaces exist, and where each of their shards is.
 //!
-//! It is data like any other: records under ordinary keys of the keyspace `system`, whose only shard
-//! is [`ShardId::SYSTEM`]. So it is replicated, made durable, watched and changed by compare-and-set
-//! with what the store has anyway, and there is no second mechanism that could disagree with it.
+//! It is data like any other: records under ordinary keys of the keyspace `system`, whose only
+//! shard is [`ShardId::SYSTEM`]. So it is replicated, made durable, watched and changed by
+//! compare-and-set with what the store has anyway, and there is no second mechanism that could
+//! disagree with it.
 //!
-//! [`Catalog`] is a view: it is built from the records of one read of the shard and kept up to date by
-//! the shard's events. Nodes follow it to learn which replicas they hold, clients to find shards.
-//! `plan` makes its changes.
+//! [`Catalog`] is a view: it is built from the records of one read of the shard and kept up to date
+//! by the shard's events. Nodes follow it to learn which replicas they hold, clients to find
+//! shards. `plan` makes its changes.
 //!
 //! ```text
 //!   range over shard 1 ─> put(key, value, revision)*  ┐
@@ -153,8 +154,8 @@ impl Catalog {
         vec![new]
     }
 
-    /// Takes in that a key of shard 1 was deleted at `revision`. Deleting a shard's record changes no
-    /// descriptor (I3).
+    /// Takes in that a key of shard 1 was deleted at `revision`. Deleting a shard's record changes
+    /// no descriptor (I3).
     ///
     /// # Errors
     /// [`RecordError`] when the key is malformed.
@@ -256,8 +257,8 @@ impl Catalog {
         descriptor.contains(key).then_some(descriptor)
     }
 
-    /// The shards of a keyspace that hold keys from `start` up to `end` (`None`: to the last), in key
-    /// order.
+    /// The shards of a keyspace that hold keys from `start` up to `end` (`None`: to the last), in
+    /// key order.
     pub fn shards_in<'a>(
         &'a self,
         keyspace: KeyspaceId,

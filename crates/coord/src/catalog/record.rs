@@ -1,10 +1,10 @@
-//! The catalog's records: what stands under which key of the keyspace `system`, and how it is written
-//! down. The format is described in `docs/formats/catalog.md` and held by golden bytes.
+//! The catalog's records: what stands under which key of the keyspace `system`, and how it is
+//! written down. The format is described in `docs/formats/catalog.md` and held by golden bytes.
 //!
-//! A key is text, so that an operator can read `atoll scan --keyspace system`; numbers in keys are 16
-//! hexadecimal digits, so that they sort. A value begins with a format version. Later versions only
-//! add fields at the end: what follows the fields known here is kept and written back as it was, so
-//! that an older program does not destroy what a newer one has written.
+//! A key is text, so that an operator can read `atoll scan --keyspace system`; numbers in keys are
+//! 16 hexadecimal digits, so that they sort. A value begins with a format version. Later versions
+//! only add fields at the end: what follows the fields known here is kept and written back as it
+//! was, so that an older program does not destroy what a newer one has written.
 
 use std::str;
 
@@ -151,7 +151,8 @@ impl RecordKey {
         }
     }
 
-    /// Reads a key; `None` for keys of kinds that this version doesn't know, which are to be ignored.
+    /// Reads a key; `None` for keys of kinds that this version doesn't know, which are to be
+    /// ignored.
     ///
     /// # Errors
     /// [`RecordError::Key`] for a key of a known kind that is malformed.
@@ -227,7 +228,8 @@ impl Record {
         Bytes::from(w.finish())
     }
 
-    /// Reads the record under `key`; `None` when the key is of a kind that this version doesn't know.
+    /// Reads the record under `key`; `None` when the key is of a kind that this version doesn't
+    /// know.
     ///
     /// # Errors
     /// [`RecordError`] naming the key and what is wrong.

@@ -61,7 +61,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// The bytes that every later version must still read. They are described in docs/formats/catalog.md.
+/// The bytes that every later version must still read. They are described in
+/// docs/formats/catalog.md.
 #[test]
 fn records_have_these_bytes() {
     let golden = [

@@ -35,7 +35,8 @@ pub struct BootstrapNode {
 /// catalog exists already, so every leader of shard 1 may propose it.
 ///
 /// # Errors
-/// `InvalidArgument` when there are no nodes, an id is 0 or given twice, or an address is given twice.
+/// `InvalidArgument` when there are no nodes, an id is 0 or given twice, or an address is given
+/// twice.
 pub fn bootstrap(cluster_id: u64, nodes: &[BootstrapNode]) -> Result<TxnOp, Failure> {
     check(nodes)?;
     let ids: Vec<NodeId> = nodes.iter().map(|n| n.id).collect();
@@ -91,8 +92,8 @@ fn check(nodes: &[BootstrapNode]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// `default` lies on an odd number of nodes, led elsewhere than shard 1's first member where there is
-/// a choice.
+/// `default` lies on an odd number of nodes, led elsewhere than shard 1's first member where there
+/// is a choice.
 fn default_descriptor(system: &Descriptor) -> Descriptor {
     let mut loads: BTreeMap<NodeId, Load> =
         system.members.iter().map(|m| (m.node, Load { replicas: 1, leaders: 0 })).collect();

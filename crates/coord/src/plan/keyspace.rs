@@ -28,8 +28,8 @@ pub struct CreatePlan {
 /// Plans a new keyspace in the catalog as it is.
 ///
 /// # Errors
-/// `InvalidArgument` for a specification that cannot be met, `AlreadyExists`, and `NoLeader` (retry)
-/// while the catalog has no records yet.
+/// `InvalidArgument` for a specification that cannot be met, `AlreadyExists`, and `NoLeader`
+/// (retry) while the catalog has no records yet.
 pub fn create_keyspace(catalog: &Catalog, spec: &KeyspaceSpec) -> Result<CreatePlan, Failure> {
     validate_name(&spec.name)?;
     if let Some(existing) = catalog.keyspace(&spec.name) {
@@ -97,8 +97,8 @@ fn create_txn(next: &At<NextRecord>, keyspace: &KeyspaceRecord, shards: &[Descri
     TxnOp { compares, then, otherwise: Vec::new() }
 }
 
-/// Plans the end of a keyspace: its record goes, and each of its shards is marked as dropped, which is
-/// the order to delete the data.
+/// Plans the end of a keyspace: its record goes, and each of its shards is marked as dropped, which
+/// is the order to delete the data.
 ///
 /// # Errors
 /// `NotFound`, and `PreconditionFailed` for the keyspaces that are always there.

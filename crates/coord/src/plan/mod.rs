@@ -1,6 +1,6 @@
-//! Changes of the catalog, as data: each plan is one transaction on shard 1 that compares what it was
-//! made from, so that it is carried out whole or not at all and two planners cannot overwrite each
-//! other. Whoever carries it out plans again when a compare fails.
+//! Changes of the catalog, as data: each plan is one transaction on shard 1 that compares what it
+//! was made from, so that it is carried out whole or not at all and two planners cannot overwrite
+//! each other. Whoever carries it out plans again when a compare fails.
 //!
 //! The functions are pure. Ids and places come from the catalog, a cluster's id from the caller.
 

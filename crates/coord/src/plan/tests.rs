@@ -8,7 +8,8 @@ use super::*;
 use crate::catalog::Catalog;
 use crate::placement;
 
-/// Carries a plan out as shard 1 would: compares against mod revisions, then applies in one revision.
+/// Carries a plan out as shard 1 would: compares against mod revisions, then applies in one
+/// revision.
 fn carry_out(catalog: &mut Catalog, txn: &TxnOp, present: &mut BTreeMap<Bytes, Revision>) -> bool {
     let holds = |c: &Compare| {
         let at = present.get(&c.key).copied();

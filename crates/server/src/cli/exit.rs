@@ -46,7 +46,8 @@ impl Problem {
         Self::Usage(what.into())
     }
 
-    /// 1 not found, 2 usage, 3 refused, 4 unavailable, 5 outcome unknown, 6 this machine, 7 a defect.
+    /// 1 not found, 2 usage, 3 refused, 4 unavailable, 5 outcome unknown, 6 this machine, 7 a
+    /// defect.
     fn number(&self) -> u8 {
         match self {
             Self::Usage(_) => 2,

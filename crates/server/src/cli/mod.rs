@@ -1,8 +1,8 @@
 //! What users type: commands that are clients of a cluster. `docs/cli.md` describes them.
 //!
-//! Every command takes the same connection flags, prints tables for people or JSON for programs, and
-//! ends with an exit code that means something ([`exit`]). Data goes to standard output, everything
-//! else to standard error.
+//! Every command takes the same connection flags, prints tables for people or JSON for programs,
+//! and ends with an exit code that means something ([`exit`]). Data goes to standard output,
+//! everything else to standard error.
 
 mod bench;
 mod cluster;

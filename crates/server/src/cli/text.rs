@@ -87,8 +87,8 @@ impl Encoding {
     }
 }
 
-/// Takes bytes out of a JSON object: text under `name`, or base64 under `name_base64`. Other kinds of
-/// values are taken as the JSON they are.
+/// Takes bytes out of a JSON object: text under `name`, or base64 under `name_base64`. Other kinds
+/// of values are taken as the JSON they are.
 pub(crate) fn take_json(object: &Map<String, Value>, name: &str) -> Result<Option<Bytes>, Problem> {
     match object.get(name) {
         Some(Value::String(text)) => return Ok(Some(Bytes::from(text.clone()))),

@@ -1,5 +1,5 @@
-//! Counts of times in buckets whose width is a fixed share of their value: 64 buckets per doubling, so
-//! that a percentile is right to 1.6 %.
+//! Counts of times in buckets whose width is a fixed share of their value: 64 buckets per doubling,
+//! so that a percentile is right to 1.6 %.
 
 use std::time::Duration;
 

@@ -45,7 +45,7 @@ pub(crate) struct BenchArgs {
     #[arg(value_enum)]
     work: Work,
     /// Clients at once
-    #[arg(long, short = 'c', default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, short = 'c', default_value_t = 64, value_parser = client_count())]
     clients: u32,
     /// For how long, in seconds
     #[arg(long, short = 'd', default_value_t = 10.0)]
@@ -65,6 +65,10 @@ pub(crate) struct BenchArgs {
     /// Where random numbers begin
     #[arg(long, default_value_t = 1)]
     seed: u64,
+}
+
+fn client_count() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=100_000)
 }
 
 /// What one client saw.

@@ -1,7 +1,7 @@
 //! `import`: loads records from a file, many at a time, and goes on where it was interrupted.
 //!
-//! Beside the input lies a progress file while the import runs (`<input>.atoll-import`). It holds two
-//! places in the input, made durable before they are relied on:
+//! Beside the input lies a progress file while the import runs (`<input>.atoll-import`). It holds
+//! two places in the input, made durable before they are relied on:
 //!
 //! ```text
 //!   0 ............ done ............ claimed ............ end
@@ -11,9 +11,9 @@
 //! - I1 Every record before `done` is acknowledged.
 //! - I2 No record behind `claimed` was ever sent: the claim is durable before they are.
 //!
-//! So an import that is started again skips what lies before `done`, stores what lies behind `claimed`
-//! with plain puts, and between them puts a record only where the key does not have that value
-//! already. Nothing is lost, and no key is changed twice by one record.
+//! So an import that is started again skips what lies before `done`, stores what lies behind
+//! `claimed` with plain puts, and between them puts a record only where the key does not have that
+//! value already. Nothing is lost, and no key is changed twice by one record.
 //!
 //! Records of one key keep their order: one that is under way makes the next of its key wait.
 
