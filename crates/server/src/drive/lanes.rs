@@ -5,7 +5,7 @@ use atoll_coord::{Descriptor, Origin, Request};
 use atoll_node::Input;
 use atoll_replica::PeerMessage;
 
-use super::mailbox::{Mailbox, Refused};
+use super::mailbox::{Mailbox, Refused, Urgency};
 
 /// The input queues of all lanes of a node.
 #[derive(Debug)]
@@ -59,7 +59,8 @@ impl Lanes {
             // One lane, the usual case: its own bound decides.
             let Some((_, requests)) = parts.into_iter().next() else { return Ok(()) };
             let weight = requests.len();
-            let pushed = self.mailbox(lane).try_push(Input::Requests(requests), weight);
+            let pushed =
+                self.mailbox(lane).try_push(Input::Requests(requests), weight, Urgency::Normal);
             return pushed.map_err(|refused| refusal(lane, refused));
         }
         for (lane, part) in &parts {
@@ -88,7 +89,7 @@ impl Lanes {
         for (lane, messages) in self.split(messages, |m| m.shard) {
             let weight = messages.len();
             let input = Input::Peer { from, messages };
-            if self.mailbox(lane).try_push(input, weight).is_err() {
+            if self.mailbox(lane).try_push(input, weight, Urgency::Urgent).is_err() {
                 dropped += weight;
             }
         }

@@ -25,6 +25,15 @@ struct State<T> {
     is_closed: bool,
 }
 
+/// Whose room an item takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Urgency {
+    /// The ordinary room.
+    Normal,
+    /// As much again, which ordinary items never take: clients can't crowd out consensus.
+    Urgent,
+}
+
 /// A push that found no room, or nobody to take it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Refused {
@@ -71,17 +80,15 @@ impl<T> Mailbox<T> {
     }
 
     /// Adds an item of this weight if there is room.
-    pub(crate) fn try_push(&self, item: T, weight: usize) -> Result<(), Refused> {
+    pub(crate) fn try_push(&self, item: T, weight: usize, urgency: Urgency) -> Result<(), Refused> {
         let state = self.lock();
-        if state.is_closed {
-            return Err(Refused::Closed);
+        match self.refusal(&state, weight, urgency) {
+            Some(refused) => Err(refused),
+            None => {
+                self.add(state, item, weight);
+                Ok(())
+            }
         }
-        let (waiting, limit) = (state.weight, self.weight_max);
-        if waiting + weight > limit && waiting > 0 {
-            return Err(Refused::Full { waiting, limit });
-        }
-        self.add(state, item, weight);
-        Ok(())
     }
 
     fn add(&self, mut state: MutexGuard<'_, State<T>>, item: T, weight: usize) {
@@ -95,14 +102,22 @@ impl<T> Mailbox<T> {
         }
     }
 
-    /// Why an item of this weight would be refused now, if it would.
+    /// Why an ordinary item of this weight would be refused now, if it would.
     pub(crate) fn would_refuse(&self, weight: usize) -> Option<Refused> {
-        let state = self.lock();
+        self.refusal(&self.lock(), weight, Urgency::Normal)
+    }
+
+    fn refusal(&self, state: &State<T>, weight: usize, urgency: Urgency) -> Option<Refused> {
         if state.is_closed {
             return Some(Refused::Closed);
         }
-        let (waiting, limit) = (state.weight, self.weight_max);
-        (waiting + weight > limit && waiting > 0).then_some(Refused::Full { waiting, limit })
+        let waiting = state.weight;
+        let limit = match urgency {
+            Urgency::Normal => self.weight_max,
+            Urgency::Urgent => self.weight_max.saturating_mul(2),
+        };
+        // A batch larger than the limit passes when nothing else waits: it would never fit.
+        (waiting > 0 && waiting + weight > limit).then_some(Refused::Full { waiting, limit })
     }
 
     /// Swaps everything that waits into `out` (which must be empty); sleeps until something comes,
@@ -155,17 +170,20 @@ mod tests {
     fn everything_that_waits_is_taken_at_once_and_in_order() {
         let mailbox = Mailbox::new(10);
         mailbox.push(1);
-        mailbox.try_push(2, 8).unwrap();
-        assert_eq!(mailbox.try_push(3, 3), Err(Refused::Full { waiting: 8, limit: 10 }));
+        mailbox.try_push(2, 8, Urgency::Normal).unwrap();
+        let full = Refused::Full { waiting: 8, limit: 10 };
+        assert_eq!(mailbox.try_push(3, 3, Urgency::Normal), Err(full));
+        assert_eq!(mailbox.would_refuse(3), Some(full));
+        mailbox.try_push(3, 3, Urgency::Urgent).unwrap();
         mailbox.push(4);
         let mut out = Vec::new();
         assert!(matches!(mailbox.take(&mut out, None), Taken::Items(_)));
-        assert_eq!(out, [1, 2, 4]);
+        assert_eq!(out, [1, 2, 3, 4]);
         out.clear();
         assert_eq!(mailbox.take(&mut out, Some(Duration::ZERO)), Taken::TimedOut);
         mailbox.push(5);
         mailbox.close();
-        assert_eq!(mailbox.try_push(6, 1), Err(Refused::Closed));
+        assert_eq!(mailbox.try_push(6, 1, Urgency::Urgent), Err(Refused::Closed));
         assert!(matches!(mailbox.take(&mut out, None), Taken::Items(_)));
         assert_eq!(out, [5]);
         out.clear();
