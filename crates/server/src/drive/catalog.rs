@@ -82,8 +82,8 @@ impl CatalogView {
             let descriptors: Vec<Descriptor> = changed.into_values().collect();
             lanes.describe(&descriptors);
         }
-        self.readiness
-            .send_if_modified(|r| !std::mem::replace(&mut r.is_founded, is_founded) && is_founded);
+        // Also wakes who waits for something else in the catalog.
+        self.readiness.send_modify(|r| r.is_founded = is_founded);
     }
 
     /// A lane holds nothing any more of these keyspaces; returns those of which all `lanes` said

@@ -16,6 +16,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::admin::Admin;
+use super::announce::announce;
 use super::kv::Kv;
 use super::port::NodePort;
 use super::session::Sessions;
@@ -58,6 +59,7 @@ pub(super) async fn serve(
             return;
         }
     };
+    let announcing = tokio::spawn(announce(config.clone(), hub.clone(), client.clone()));
     let (kv, admin) = (Kv { client: client.clone() }, Admin { hub: hub.clone(), client });
     let health_task = tokio::spawn(tell_health(hub, reporter, stop.clone()));
     let bytes_max = config.message_bytes_max;
@@ -84,6 +86,7 @@ pub(super) async fn serve(
         tracing::error!(%error, "clients are no longer served");
     }
     health_task.abort();
+    announcing.abort();
 }
 
 /// How this node asks itself, directly, and the others, over the network.

@@ -2,6 +2,7 @@
 //! over; they decide nothing.
 
 mod admin;
+mod announce;
 mod grpc;
 mod http;
 mod kv;

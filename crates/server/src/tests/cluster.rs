@@ -42,6 +42,38 @@ async fn what_was_acknowledged_is_there_after_a_leader_left_and_after_a_restart_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_moved_is_found_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(3, folder.path()).await;
+    let client = cluster.client().await;
+    client.keyspace("default").put("k", "1").await.unwrap();
+    cluster.stop(2).await;
+    let mut config = cluster.configs[2].clone();
+    for address in [&mut config.listen, &mut config.peer_listen, &mut config.http_listen] {
+        "127.0.0.1:0".clone_into(address);
+    }
+    let listeners = Listeners::bind(&config).await.unwrap();
+    let moved = &mut config.bootstrap.members[2];
+    moved.client = listeners.client.local_addr().unwrap().to_string();
+    moved.peer = listeners.peer.local_addr().unwrap().to_string();
+    let wanted = moved.client.clone();
+    cluster.nodes[2] = Some(Instance::start(&config, listeners).await.unwrap());
+    for node in cluster.nodes.iter().flatten() {
+        let mut readiness = node.hub().catalog.readiness();
+        let found = readiness.wait_for(|_| {
+            let known = node.hub().catalog.with(|c| c.node(NodeId(3)).cloned());
+            known.is_some_and(|n| n.client_address == wanted)
+        });
+        let found = tokio::time::timeout(Duration::from_secs(20), found).await;
+        assert!(found.is_ok_and(|r| r.is_ok()), "node {} knows the old address", node.hub().node);
+    }
+    cluster.stop(0).await;
+    let put = client.keyspace("default").put("k", "2").await.unwrap();
+    assert!(put.revision.0 >= 2, "nodes 2 and 3 are a majority again");
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn http_says_how_the_node_is_and_idle_or_foreign_connections_do_no_harm() {
     let folder = tempfile::tempdir().unwrap();
     let mut cluster = Cluster::start(1, folder.path()).await;
