@@ -32,7 +32,7 @@ pub(super) async fn announce(config: NodeConfig, hub: Arc<Hub>, client: Client) 
         match correct(&client, known, member).await {
             Ok(()) => {
                 let at = &member.client;
-                tracing::info!(client = %at, peer = %member.peer, "the catalog has the new address");
+                tracing::info!(client = %at, peer = %member.peer, "catalog has the new address");
                 return;
             }
             Err(failure) => {
