@@ -38,6 +38,7 @@ pub mod catalog;
 pub mod config;
 mod incoming;
 pub mod input;
+mod inspect;
 pub mod lane;
 mod outgoing;
 pub mod output;

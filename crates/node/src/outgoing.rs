@@ -1,7 +1,7 @@
 //! Snapshots on their way out: a leader serves chunks to a follower that pulls them.
 //!
-//! Pulling bounds memory on both sides to a chunk or two, resumes after lost messages, and gives the
-//! follower the pace. The view that is read stays the same for the whole snapshot.
+//! Pulling bounds memory on both sides to a chunk or two, resumes after lost messages, and gives
+//! the follower the pace. The view that is read stays the same for the whole snapshot.
 
 use atoll_base::{LogIndex, NodeId, Term, Time, checksum};
 use atoll_machine::SnapshotReader;
@@ -16,14 +16,20 @@ use crate::turn::Turn;
 /// A snapshot that nobody pulled from for so long is given up: its view holds old data alive.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 
+/// A snapshot that was not pulled from for so long is announced once more.
+const ANNOUNCE_AGAIN: Duration = Duration::from_secs(1);
+
 /// One snapshot being sent.
 pub(crate) struct Outgoing {
     index: LogIndex,
     term: Term,
     reader: SnapshotReader,
+    /// The announcement, for when it gets lost. Leadership ends before its term does.
+    offer: PeerMessage,
     /// The chunk that was made last, so that a lost one can be sent again.
     last: Option<(u64, Bytes, ChunkEnd)>,
     used_at: Time,
+    announced_at: Time,
 }
 
 impl Outgoing {
@@ -51,24 +57,33 @@ impl Replica {
     /// Announces a snapshot of the applied state to a follower that the log can't help any more.
     /// Called after the turn's engine write, so that the view holds what was applied.
     pub(crate) fn start_outgoing(&mut self, to: NodeId, turn: &mut Turn) {
-        let Some(machine) = self.machine() else { return };
         let index = self.applied;
-        let Some(term) = self.group.term_of(index) else { return };
+        let Some(reader) = self.snapshot_reader(index, turn) else {
+            // The follower would wait for ever: let the core try it again.
+            self.step(Input::SnapshotSent { to, index, ok: false }, turn);
+            self.absorb(turn);
+            return;
+        };
+        let Some(offer) = self.group.core().snapshot_message(to, index) else { return };
+        let term = reader.applied_term();
+        tracing::info!(shard = self.shard().0, to = to.0, index = index.0, "snapshot offered");
+        let (used_at, announced_at) = (turn.now, turn.now);
+        let (to, envelope) = self.group.envelope(offer);
+        let offer = envelope.clone();
+        let outgoing = Outgoing { index, term, reader, offer, last: None, used_at, announced_at };
+        self.outgoing.insert(to, outgoing);
+        turn.sink.send(to, envelope);
+    }
+
+    fn snapshot_reader(&self, index: LogIndex, turn: &Turn) -> Option<SnapshotReader> {
         let chunk_bytes = turn.config.limits.snapshot_chunk_bytes;
-        let reader = match machine.snapshot_chunks(turn.engine.view(), chunk_bytes) {
-            Ok(reader) if reader.applied() == index => reader,
-            Ok(_) => return,
+        match self.machine()?.snapshot_chunks(turn.engine.view(), chunk_bytes) {
+            Ok(reader) => (reader.applied() == index).then_some(reader),
             Err(e) => {
                 tracing::error!(shard = self.shard().0, error = %e, "snapshot can't be read");
-                return;
+                None
             }
-        };
-        let Some(message) = self.group.core().snapshot_message(to, index) else { return };
-        tracing::info!(shard = self.shard().0, to = to.0, index = index.0, "snapshot offered");
-        let outgoing = Outgoing { index, term, reader, last: None, used_at: turn.now };
-        self.outgoing.insert(to, outgoing);
-        let (to, envelope) = self.group.envelope(message);
-        turn.sink.send(to, envelope);
+        }
     }
 
     /// A follower asks for a chunk.
@@ -109,7 +124,7 @@ impl Replica {
         if self.outgoing.is_empty() {
             return;
         }
-        let mut given_up = Vec::new();
+        let (mut given_up, mut unheard) = (Vec::new(), Vec::new());
         let core = self.group.core();
         self.outgoing.retain(|to, out| {
             let arrived =
@@ -117,9 +132,16 @@ impl Replica {
             let idle = turn.now.since(out.used_at) > IDLE_MAX;
             if idle && !arrived {
                 given_up.push((*to, out.index));
+            } else if turn.now.since(out.used_at.max(out.announced_at)) > ANNOUNCE_AGAIN {
+                // The offer may have been lost, and the follower can't know that it should pull.
+                out.announced_at = turn.now;
+                unheard.push((*to, out.offer.clone()));
             }
             !arrived && !idle
         });
+        for (to, offer) in unheard {
+            turn.sink.send(to, offer);
+        }
         for (to, index) in given_up {
             self.step(Input::SnapshotSent { to, index, ok: false }, turn);
             self.absorb(turn);

@@ -402,7 +402,7 @@ impl Replica {
             return None;
         }
         let incoming = self.incoming.as_ref().map(Incoming::retry_at);
-        let watches = self.watches.next_deadline();
+        let watches = self.machine().and_then(|_| self.watches.next_deadline());
         [self.group.core().next_deadline(), self.sweep_at, incoming, watches]
             .into_iter()
             .flatten()

@@ -1,9 +1,9 @@
 //! Watches of one shard: who they belong to, and how far ahead of their readers they may run.
 //!
-//! The machine's hub knows what changed and keeps one cursor per watch. This module knows the callers:
-//! a watch may be `WATCH_CREDIT` batches ahead of its reader; one whose reader is slow simply stays
-//! where its cursor is, and goes on from history later. Nothing is buffered per watch, so a slow reader
-//! costs the others nothing (trap T43).
+//! The machine's hub knows what changed and keeps one cursor per watch. This module knows the
+//! callers: a watch may be `WATCH_CREDIT` batches ahead of its reader; one whose reader is slow
+//! simply stays where its cursor is, and goes on from history later. Nothing is buffered per
+//! watch, so a slow reader costs the others nothing (trap T43).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -146,6 +146,7 @@ impl Watches {
         let held = std::mem::take(&mut self.held);
         self.hub.feed(held, machine.revision());
         if self.watchers.is_empty() {
+            self.progress_at = None;
             return Ok(false);
         }
         let mut budget = POLLS_PER_TURN;
@@ -183,8 +184,9 @@ impl Watches {
         let ask = watcher.ask();
         match self.hub.poll(id, machine, engine.as_ref(), PollLimits::default())? {
             Poll::Batch(batch) => {
-                watcher.through = watcher.through.max(batch.through);
+                // Without events nothing is told, and so `through` stays: progress will tell it.
                 if !batch.events.is_empty() {
+                    watcher.through = watcher.through.max(batch.through);
                     watcher.credit -= 1;
                     let told = WatchEvents { events: batch.events, through: batch.through };
                     turn.answers.push(ask.answer(Ok(AnswerBody::Watch(told))));

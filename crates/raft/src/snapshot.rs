@@ -116,7 +116,16 @@ impl RaftCore {
         installed: bool,
     ) {
         if installed {
-            return self.on_append_reply(t, from, index);
+            self.on_append_reply(t, from, index);
+            // The log may have been cut beyond it meanwhile: then it takes another one. A late copy
+            // of the reply names an index that is not the newest, and changes nothing.
+            if let Some(at) = self.follower(from)
+                && self.progress[at].1.state == SendState::Snapshot
+                && self.progress[at].1.matched == index
+            {
+                self.want_snapshot(t, at);
+            }
+            return;
         }
         let Some(at) = self.follower(from) else { return };
         let progress = &mut self.progress[at].1;

@@ -192,6 +192,19 @@ impl History {
         self.operations[number.0].outcome = Outcome::Refused { stamp };
     }
 
+    /// The shard and key that an operation is about.
+    #[must_use]
+    pub fn target(&self, number: OperationNumber) -> (ShardId, KeyNumber) {
+        let op = &self.operations[number.0];
+        (op.shard, op.key)
+    }
+
+    /// True when the operation was answered.
+    #[must_use]
+    pub fn is_done(&self, number: OperationNumber) -> bool {
+        matches!(self.operations[number.0].outcome, Outcome::Done { .. })
+    }
+
     /// All operations.
     #[must_use]
     pub fn operations(&self) -> &[Operation] {

@@ -130,6 +130,24 @@ impl Network {
         [Some(first), again]
     }
 
+    /// When a message sent now on a stream arrives, in order, or `None` when the stream breaks.
+    pub fn stream(&mut self, now: Time, from: Place, to: Place) -> Option<Time> {
+        self.counts.sent += 1;
+        if self.cuts.contains(&(from, to)) {
+            self.counts.cut += 1;
+            return None;
+        }
+        // A stream hides most losses: it breaks far more rarely than a message is lost.
+        if self.rng.chance(self.profile.loss_ppm / 20, 1_000_000) {
+            self.counts.lost += 1;
+            return None;
+        }
+        let order = std::mem::replace(&mut self.profile.order, LinkOrder::Kept);
+        let at = self.arrival(now, from, to);
+        self.profile.order = order;
+        Some(at)
+    }
+
     fn arrival(&mut self, now: Time, from: Place, to: Place) -> Time {
         let spread = u64::try_from(self.profile.delay_spread.as_nanos()).unwrap_or(u64::MAX);
         let mut delay = self.profile.delay_min + Duration::from_nanos(self.rng.below(spread));

@@ -189,6 +189,15 @@ impl Logs {
         Ok(())
     }
 
+    /// `node` came back knowing that its log of `shard` was damaged: this is what it still has.
+    pub fn damaged(&mut self, node: NodeId, shard: ShardId, first: LogIndex, entries: &[Entry]) {
+        let entries =
+            entries.iter().map(|e| (e.index, Mark { term: e.term, hash: hash(e) })).collect();
+        let now = Copy { first, entries };
+        self.copies.insert((Stage::Durable, shard, node), now.clone());
+        self.copies.insert((Stage::Issued, shard, node), now);
+    }
+
     /// `node` acts as the leader of `shard` in `term` for the first time.
     ///
     /// # Errors

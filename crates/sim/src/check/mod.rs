@@ -3,8 +3,9 @@
 //!
 //! Two kinds. *Observers* see the run while it goes ([`election`], [`logs`], [`machines`],
 //! [`bounds`]): what nodes send, write and apply. *Judges* see what clients saw when it is over
-//! ([`linear`], [`order`], [`effects`], [`watching`], [`bank`], [`liveness`]). A judge trusts
-//! nothing that the cluster says about itself without comparing it to what it told somebody else.
+//! ([`linear`], [`order`], [`effects`], [`reads`], [`watching`], [`bank`], [`liveness`]). A judge
+//! trusts nothing that the cluster says about itself without comparing it to what it told somebody
+//! else.
 
 use std::fmt;
 
@@ -17,6 +18,7 @@ pub mod liveness;
 pub mod logs;
 pub mod machines;
 pub mod order;
+pub mod reads;
 pub mod watching;
 
 /// A property that does not hold, and what shows it.

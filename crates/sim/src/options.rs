@@ -1,0 +1,174 @@
+//! What a run is made of: what the caller fixes, and what the seed decides.
+
+use std::time::Duration;
+
+use atoll_base::Rng;
+use atoll_node::{LaneConfig, Limits, RaftSettings, Upkeep};
+use atoll_storage::LogOptions;
+
+use crate::faults::FaultKind;
+use crate::network::NetworkProfile;
+use crate::plant::Plant;
+
+/// What the caller of a run fixes. What is `None` the seed decides.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Decides everything else.
+    pub seed: u64,
+    /// Number of nodes, 1 to 7.
+    pub nodes: Option<usize>,
+    /// The kinds of faults that may strike.
+    pub faults: Vec<FaultKind>,
+    /// Events after which the run is given up as unfinished.
+    pub steps_max: u64,
+    /// How long faults may strike.
+    pub duration: Option<Duration>,
+    /// A bug to plant.
+    pub plant: Option<Plant>,
+    /// Trace lines to keep for a failure's report.
+    pub lines_max: usize,
+}
+
+impl Options {
+    /// A run of `seed` with all faults.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            nodes: None,
+            faults: FaultKind::ALL.to_vec(),
+            steps_max: 20_000_000,
+            duration: None,
+            plant: None,
+            lines_max: 0,
+        }
+    }
+}
+
+/// Sizes and speeds of one run, drawn from its seed.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// Number of nodes.
+    pub nodes: usize,
+    /// Lanes of every node.
+    pub lanes: u16,
+    /// Number of user shards.
+    pub shards: usize,
+    /// Number of clients that read and write.
+    pub clients: u32,
+    /// Calls that a client has under way.
+    pub slots: u32,
+    /// Registers per shard: few make conflicts.
+    pub registers: u32,
+    /// Accounts per shard.
+    pub accounts: u32,
+    /// Watchers of parts, besides those that watch everything.
+    pub watchers: u32,
+    /// Longest padding of a value.
+    pub padding_max: u64,
+    /// Longest pause of a client between calls.
+    pub think: Duration,
+    /// How long faults may strike.
+    pub duration: Duration,
+    /// The network.
+    pub network: NetworkProfile,
+    /// Time that a lane's turn takes, at most.
+    pub turn: Duration,
+    /// Time that a log write takes: from, and so much more at most.
+    pub sync: (Duration, Duration),
+    /// Time that persisting an engine takes, at most.
+    pub persist: Duration,
+    /// Largest clock drift.
+    pub drift_ppm: u64,
+    /// Replicas per shard: all nodes, or three of them.
+    pub replicas: usize,
+    /// The log.
+    pub log: LogOptions,
+}
+
+impl Shape {
+    /// Draws a shape.
+    #[must_use]
+    pub fn random(rng: &mut Rng, options: &Options) -> Self {
+        let nodes = options.nodes.unwrap_or_else(|| {
+            *rng.pick(&[1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 6, 7]).expect("not empty")
+        });
+        let ms = |rng: &mut Rng, low, high| Duration::from_millis(rng.range(low, high));
+        let micros = |rng: &mut Rng, low, high| Duration::from_micros(rng.range(low, high));
+        let duration = options.duration.unwrap_or_else(|| ms(rng, 3_000, 15_000));
+        let all = rng.chance(2, 3);
+        Self {
+            nodes,
+            lanes: rng.range(1, 4) as u16,
+            shards: rng.range(1, 5) as usize,
+            clients: rng.range(2, 6) as u32,
+            slots: rng.range(1, 5) as u32,
+            registers: rng.range(1, 8) as u32,
+            accounts: rng.range(2, 8) as u32,
+            watchers: rng.range(0, 4) as u32,
+            padding_max: *rng.pick(&[0, 50, 400, 3_000]).expect("not empty"),
+            think: ms(rng, 2, 80),
+            duration,
+            network: NetworkProfile::random(rng),
+            turn: micros(rng, 5, 200),
+            sync: (micros(rng, 30, 2_000), micros(rng, 50, 10_000)),
+            persist: ms(rng, 1, 200),
+            drift_ppm: rng.below(5_000),
+            replicas: if all { nodes } else { nodes.min(3) },
+            log: LogOptions {
+                segment_bytes: *rng.pick(&[256, 512, 1024]).expect("not empty") << 10,
+                spare_segments: rng.below(2) as usize,
+                record_bytes_max: 192 << 10,
+                shard_payload_bytes_max: *rng.pick(&[0, 4 << 10, 1 << 20]).expect("not empty"),
+            },
+        }
+    }
+}
+
+/// A lane's settings: small limits, so that every limit is met within seconds.
+#[must_use]
+pub fn lane_settings(rng: &mut Rng) -> (RaftSettings, Limits, Upkeep) {
+    let raft = RaftSettings {
+        election_timeout_min: Duration::from_millis(rng.range(100, 400)),
+        heartbeat_interval: Duration::from_millis(rng.range(10, 40)),
+        append_bytes_max: *rng.pick(&[200, 4 << 10, 1 << 20]).expect("not empty"),
+        inflight_messages_max: *rng.pick(&[1, 4, 256]).expect("not empty"),
+        inflight_bytes_max: *rng.pick(&[4 << 10, 64 << 10, 16 << 20]).expect("not empty"),
+        uncommitted_bytes_max: *rng.pick(&[32 << 10, 1 << 20, 64 << 20]).expect("not empty"),
+        tail_bytes_max: *rng.pick(&[0, 4 << 10, 8 << 20]).expect("not empty"),
+    };
+    let limits = Limits {
+        entry_bytes_max: *rng.pick(&[100, 8 << 10, 512 << 10]).expect("not empty"),
+        requests_per_shard_max: *rng.pick(&[8, 64, 16_384]).expect("not empty"),
+        apply_bytes_per_turn: *rng.pick(&[500, 64 << 10, 4 << 20]).expect("not empty"),
+        snapshot_chunk_bytes: *rng.pick(&[300, 4 << 10, 256 << 10]).expect("not empty"),
+        ..Limits::default()
+    };
+    let upkeep = Upkeep {
+        persist_bytes: *rng.pick(&[2 << 10, 32 << 10, 1 << 20]).expect("not empty"),
+        persist_interval: Duration::from_millis(rng.range(100, 5_000)),
+        log_keep_entries: *rng.pick(&[0, 5, 50, 1_000]).expect("not empty"),
+        history_revisions: *rng.pick(&[50, 500, 100_000]).expect("not empty"),
+    };
+    (raft, limits, upkeep)
+}
+
+/// A lane's whole configuration.
+#[must_use]
+pub fn lane_config(
+    base: &(RaftSettings, Limits, Upkeep),
+    node: atoll_base::NodeId,
+    lane: u16,
+    lanes: u16,
+    seed: u64,
+) -> LaneConfig {
+    LaneConfig {
+        node,
+        lane: atoll_base::LaneId(lane),
+        lanes,
+        seed,
+        raft: base.0.clone(),
+        limits: base.1.clone(),
+        upkeep: base.2.clone(),
+    }
+}

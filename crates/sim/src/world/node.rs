@@ -1,0 +1,550 @@
+//! A simulated node: real lanes, the real log on a simulated disk, and a shell that carries their
+//! outputs out in virtual time.
+//!
+//! Everything that survives power loss is in `disk` and `engine`; everything else is in
+//! [`Running`] and goes with it. Threads are modelled by time: a lane takes one turn at a time, the
+//! log thread one write at a time, and what arrives meanwhile waits and is taken together.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use atoll_base::{LaneId, NodeId, Rng, ShardId, Time};
+use atoll_coord::{Origin, Request};
+use atoll_node::{Input, Lane, LaneStart, LogWrite, Output};
+use atoll_raft::Body;
+use atoll_replica::{PeerBody, PeerMessage};
+use atoll_storage::{Engine, Location, LogError, MemDisk, MemEngine};
+
+use super::fabric::{Event, Fabric, Life, Packet};
+use super::log::{SimLog, WriteEnd, write_time};
+use super::observer::Observer;
+use super::shell::Shell;
+use crate::clock::NodeClock;
+use crate::network::Place;
+use crate::options::lane_config;
+
+/// How often nodes tell each other that they live.
+const ALIVE_INTERVAL: Duration = Duration::from_millis(50);
+/// Silence after which a peer counts as gone.
+const ALIVE_TIMEOUT: Duration = Duration::from_millis(300);
+/// Turns in a row without input or output: beyond, a lane is spinning.
+const IDLE_TURNS_MAX: u64 = 2_000;
+/// How long a node that could not start stays down.
+const BOOT_RETRY: Duration = Duration::from_millis(200);
+/// How long the log thread waits before it tries a write again that found no room.
+const FULL_RETRY: Duration = Duration::from_millis(50);
+
+/// One node of the world.
+pub(crate) struct SimNode {
+    pub(crate) id: NodeId,
+    pub(crate) disk: MemDisk,
+    pub(crate) engine: MemEngine,
+    pub(crate) clock: NodeClock,
+    pub(crate) life: Life,
+    pub(crate) running: Option<Running>,
+    pub(crate) paused_until: Time,
+    pub(crate) disk_stall: Duration,
+    /// An entry's place in the log from before the last crash, to be damaged.
+    pub(crate) old_entry: Option<Location>,
+    pub(crate) is_hurt: bool,
+    pub(crate) turns: u64,
+    rng: Rng,
+}
+
+/// What goes with the power.
+pub(crate) struct Running {
+    lanes: Vec<SimLane>,
+    pub(crate) log: SimLog,
+    /// When each peer was heard last, and whether it counts as alive.
+    peers: BTreeMap<NodeId, (Time, bool)>,
+    clients: BTreeMap<Origin, u32>,
+    disk_full: bool,
+    output: Output,
+}
+
+struct SimLane {
+    lane: Lane,
+    inputs: Vec<Input>,
+    busy_until: Time,
+    turn_at: Option<Time>,
+    /// Turns in a row that nothing came into and nothing came out of.
+    idle_turns: u64,
+}
+
+impl SimNode {
+    pub(crate) fn new(id: NodeId, clock: NodeClock, mut rng: Rng) -> Self {
+        Self {
+            id,
+            disk: MemDisk::new(rng.next_u64()),
+            engine: MemEngine::new(),
+            clock,
+            life: Life(0),
+            running: None,
+            paused_until: Time::ZERO,
+            disk_stall: Duration::ZERO,
+            old_entry: None,
+            is_hurt: false,
+            turns: 0,
+            rng,
+        }
+    }
+
+    /// Starts the node from what its disk and engine hold.
+    pub(crate) fn boot(
+        &mut self,
+        fabric: &mut Fabric,
+        observer: &mut Observer,
+        shell: &Shell,
+    ) -> Result<(), String> {
+        assert!(self.running.is_none(), "node {} boots twice", self.id);
+        self.life.0 += 1;
+        self.clock.reboot(fabric.now(), &mut self.rng);
+        let (log, mut recovered, reader) = match SimLog::open(&self.disk, &shell.shape.log) {
+            Ok(opened) => opened,
+            Err(LogError::SyncFailed { .. } | LogError::DiskFull { .. }) => {
+                // The process ends with a message; whoever runs it starts it again.
+                atoll_base::reached!("a node could not start because its disk failed");
+                let event = Event::Boot { node: self.id, life: self.life };
+                fabric.queue.after(BOOT_RETRY, event);
+                return Ok(());
+            }
+            Err(error) => return Err(error.to_string()),
+        };
+        for warning in &recovered.warnings {
+            fabric.say(format_args!("n{} log: {warning}", self.id));
+        }
+        self.compare_recovered(&recovered.shards, observer);
+        let now = self.clock.monotonic(fabric.now());
+        let engine: Arc<dyn Engine> = Arc::new(self.engine.clone());
+        let mut lanes = Vec::new();
+        for number in 0..shell.shape.lanes {
+            let lanes_n = u64::from(shell.shape.lanes);
+            let mine = |shard: &ShardId| shard.0 % lanes_n == u64::from(number);
+            let start = LaneStart {
+                engine: engine.clone(),
+                log: reader.clone(),
+                recovered: recovered.shards.extract_if(.., |shard, _| mine(shard)).collect(),
+                founding: shell.founding_of(self.id),
+            };
+            let seed = self.rng.next_u64();
+            let config = lane_config(&shell.settings, self.id, number, shell.shape.lanes, seed);
+            let lane = Lane::open(config, now, start).map_err(|e| e.to_string())?;
+            lanes.push(SimLane {
+                lane,
+                inputs: Vec::new(),
+                busy_until: fabric.now(),
+                turn_at: None,
+                idle_turns: 0,
+            });
+        }
+        self.running = Some(Running {
+            lanes,
+            log,
+            peers: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            disk_full: false,
+            output: Output::default(),
+        });
+        fabric.say(format_args!("n{} boots, life {}", self.id, self.life.0));
+        for number in 0..shell.shape.lanes {
+            self.schedule(LaneId(number), fabric);
+        }
+        fabric.queue.after(Duration::ZERO, Event::Heartbeat { node: self.id, life: self.life });
+        Ok(())
+    }
+
+    fn compare_recovered(
+        &self,
+        shards: &BTreeMap<ShardId, atoll_storage::RecoveredShard>,
+        observer: &mut Observer,
+    ) {
+        for (shard, recovered) in shards {
+            let log = &recovered.log;
+            let (first, last) = (log.first_index(), log.last_index());
+            let mut entries = Vec::new();
+            let read = match last < first {
+                true => Ok(()),
+                false => log.entries(first, last.next(), usize::MAX, &mut entries),
+            };
+            let result = match read {
+                Ok(()) if recovered.damaged.is_some() => {
+                    observer.logs.damaged(self.id, *shard, first, &entries);
+                    Ok(())
+                }
+                Ok(()) => observer.logs.recovered(self.id, *shard, first, &entries),
+                Err(error) => Err(crate::check::Violation::new(
+                    "log durability",
+                    format!("node {} shard {shard}: recovered log can't be read: {error}", self.id),
+                )),
+            };
+            observer.note(result);
+        }
+    }
+
+    /// Loses power.
+    pub(crate) fn crash(&mut self, fabric: &mut Fabric, observer: &mut Observer) {
+        let Some(running) = self.running.take() else { return };
+        self.old_entry = running.log.lose_power(&self.disk, &mut self.rng).or(self.old_entry);
+        drop(running.lanes);
+        self.disk.crash();
+        self.engine.crash(&mut self.rng);
+        self.paused_until = Time::ZERO;
+        for (origin, client) in running.clients {
+            fabric.break_stream(Place::Client(client), Place::Node(self.id), origin);
+        }
+        observer.crashed(self.id);
+        fabric.say(format_args!("n{} loses power", self.id));
+    }
+
+    /// When something that takes `delay` from now is done, pauses included.
+    fn done_at(&self, now: Time, delay: Duration) -> Time {
+        now.max(self.paused_until).after(delay)
+    }
+
+    /// Gives a lane an input.
+    pub(crate) fn give(&mut self, lane: LaneId, input: Input, fabric: &mut Fabric) {
+        let Some(running) = &mut self.running else { return };
+        running.lanes[usize::from(lane.0)].inputs.push(input);
+        self.schedule(lane, fabric);
+    }
+
+    pub(crate) fn give_all(&mut self, make: impl Fn() -> Input, fabric: &mut Fabric) {
+        for lane in 0..self.lane_count() {
+            self.give(LaneId(lane), make(), fabric);
+        }
+    }
+
+    fn lane_count(&self) -> u16 {
+        self.running.as_ref().map_or(0, |running| running.lanes.len() as u16)
+    }
+
+    pub(crate) fn lane_of(&self, shard: ShardId) -> LaneId {
+        LaneId((shard.0 % u64::from(self.lane_count().max(1))) as u16)
+    }
+
+    /// Makes sure that the lane takes its turn when it has reason to.
+    fn schedule(&mut self, lane: LaneId, fabric: &mut Fabric) {
+        let now = fabric.now();
+        let (paused, clock) = (self.paused_until, self.clock.clone());
+        let Some(running) = &mut self.running else { return };
+        let it = &mut running.lanes[usize::from(lane.0)];
+        let mut at = match it.lane.next_deadline() {
+            _ if !it.inputs.is_empty() => now,
+            Some(local) => clock.virtual_time(local),
+            None => return,
+        };
+        at = at.max(it.busy_until).max(paused).max(now);
+        if it.turn_at.is_none_or(|planned| at < planned) {
+            it.turn_at = Some(at);
+            fabric.queue.at(at, Event::Turn { node: self.id, life: self.life, lane });
+        }
+    }
+
+    /// A lane's turn has come.
+    pub(crate) fn turn(
+        &mut self,
+        lane: LaneId,
+        fabric: &mut Fabric,
+        observer: &mut Observer,
+        shell: &mut Shell,
+    ) {
+        let now = fabric.now();
+        let (mono, wall) = (self.clock.monotonic(now), self.clock.wall(now));
+        let paused = self.paused_until;
+        let Some(running) = &mut self.running else { return };
+        let it = &mut running.lanes[usize::from(lane.0)];
+        if it.turn_at != Some(now) {
+            return; // another turn was planned before or after this one
+        }
+        it.turn_at = None;
+        if now < it.busy_until.max(paused) {
+            self.schedule(lane, fabric);
+            return;
+        }
+        if shell.is_stuck(self.id, lane) {
+            return;
+        }
+        let inputs = it.inputs.len() as u64;
+        self.turns += 1;
+        let mut output = std::mem::take(&mut running.output);
+        it.lane.turn(mono, wall, &mut it.inputs, &mut output);
+        it.busy_until = now.after(Duration::from_nanos(
+            self.rng.range(1_000, u64::try_from(shell.shape.turn.as_nanos()).unwrap_or(2_000)),
+        ));
+        fabric.trace.fold(&[2, now.0, self.id.0, u64::from(lane.0), inputs]);
+        let is_idle = inputs == 0 && output.write.is_none() && output.messages.is_empty();
+        it.idle_turns = if is_idle { it.idle_turns + 1 } else { 0 };
+        let result = observer.bounds.size(self.id, "idle turns", it.idle_turns, IDLE_TURNS_MAX);
+        if result.is_err() {
+            let next = it.lane.next_deadline();
+            let what = format!("node {} lane {lane}: now {mono:?}, next {next:?}", self.id);
+            observer.report("idle turns", what);
+        }
+        observer.output(self.id, &output);
+        self.carry_out(lane, &mut output, fabric, shell);
+        if let Some(running) = &mut self.running {
+            running.output = output;
+        }
+        self.schedule(lane, fabric);
+    }
+
+    fn carry_out(
+        &mut self,
+        lane: LaneId,
+        output: &mut Output,
+        fabric: &mut Fabric,
+        shell: &mut Shell,
+    ) {
+        shell.spoil(output);
+        self.send_all(std::mem::take(&mut output.messages), fabric);
+        let (id, life) = (self.id, self.life);
+        let Some(running) = &mut self.running else { return };
+        let mut told = None;
+        if let Some(mut write) = output.write.take() {
+            fabric.trace.fold(&[3, write.ticket.0, write.batch.records.len() as u64]);
+            if shell.tells_early(id, lane, &write) {
+                told = Some((write.ticket, std::mem::take(&mut write.after)));
+            }
+            running.log.push(lane, write);
+        }
+        output.release.clear(); // the batch holds it as a record
+        for answer in output.answers.drain(..) {
+            let Some(client) = running.clients.get(&answer.origin).copied() else { continue };
+            fabric.trace.fold(&[4, answer.origin.0, answer.id, u64::from(answer.body.is_ok())]);
+            let (from, to) = (Place::Node(id), Place::Client(client));
+            fabric.stream(from, to, answer.origin, Packet::Answer(answer));
+        }
+        if let Some(request) = output.persist.take() {
+            let delay = self.rng.below(shell.shape.persist.as_nanos() as u64);
+            let at = self.done_at(fabric.now(), Duration::from_nanos(delay) + self.disk_stall);
+            fabric.queue.at(at, Event::Persisted { node: id, life, lane, request });
+        }
+        output.catalog.clear();
+        output.dropped.clear();
+        output.leaders.clear();
+        if let Some((ticket, after)) = told {
+            self.send_all(after, fabric);
+            self.give(lane, Input::Written { ticket, entries: Vec::new() }, fabric);
+        }
+        self.start_write(fabric, shell);
+    }
+
+    fn send_all(&self, messages: BTreeMap<NodeId, Vec<PeerMessage>>, fabric: &mut Fabric) {
+        for (to, messages) in messages {
+            for message in messages.iter().filter(|message| is_notable(message)) {
+                fabric.say(format_args!("n{} -> n{to}: {:.300}", self.id, format!("{message:?}")));
+            }
+            if !messages.is_empty() {
+                fabric.send(self.id, to, Packet::Peer(messages));
+            }
+        }
+    }
+
+    fn start_write(&mut self, fabric: &mut Fabric, shell: &Shell) {
+        let Some(running) = &mut self.running else { return };
+        if !running.log.start() {
+            return;
+        }
+        let (least, spread) = shell.shape.sync;
+        let time = write_time(&mut self.rng, least, spread, self.disk_stall);
+        let at = self.done_at(fabric.now(), time);
+        fabric.queue.at(at, Event::LogDone { node: self.id, life: self.life });
+    }
+
+    /// The log write's time is over. An error text when the process must abort.
+    pub(crate) fn log_done(
+        &mut self,
+        fabric: &mut Fabric,
+        observer: &mut Observer,
+        shell: &mut Shell,
+    ) -> Result<(), String> {
+        let now = fabric.now();
+        if now < self.paused_until {
+            let event = Event::LogDone { node: self.id, life: self.life };
+            fabric.queue.at(self.paused_until, event);
+            return Ok(());
+        }
+        let Some(running) = &mut self.running else { return Ok(()) };
+        match running.log.finish() {
+            WriteEnd::Done(done) => {
+                let was_full = std::mem::take(&mut running.disk_full);
+                for (lane, write, entries) in done {
+                    self.written(lane, write, entries, (fabric, observer, shell));
+                }
+                if was_full {
+                    self.give_all(|| Input::DiskFull(None), fabric);
+                }
+                self.start_write(fabric, shell);
+                if self.rng.chance(1, 20) {
+                    return self.maintain();
+                }
+            }
+            WriteEnd::Full => {
+                if !std::mem::replace(&mut running.disk_full, true) {
+                    atoll_base::reached!("the log found no room");
+                    let failure = shell.disk_full(self.id);
+                    self.give_all(|| Input::DiskFull(Some(failure.clone())), fabric);
+                }
+                let event = Event::LogDone { node: self.id, life: self.life };
+                fabric.queue.after(FULL_RETRY, event);
+            }
+            WriteEnd::Failed(reason) => return Err(reason),
+        }
+        Ok(())
+    }
+
+    fn maintain(&mut self) -> Result<(), String> {
+        let Some(running) = &mut self.running else { return Ok(()) };
+        match running.log.maintain() {
+            WriteEnd::Failed(reason) => Err(reason),
+            WriteEnd::Done(_) | WriteEnd::Full => Ok(()),
+        }
+    }
+
+    fn written(
+        &mut self,
+        lane: LaneId,
+        mut write: LogWrite,
+        entries: Vec<atoll_storage::WrittenEntry>,
+        (fabric, observer, shell): (&mut Fabric, &mut Observer, &mut Shell),
+    ) {
+        fabric.trace.fold(&[5, fabric.now().0, self.id.0, write.ticket.0]);
+        observer.durable(self.id, &write);
+        self.send_all(std::mem::take(&mut write.after), fabric);
+        let ticket = write.ticket;
+        if shell.was_told(self.id, lane, ticket) {
+            return;
+        }
+        self.give(lane, Input::Written { ticket, entries }, fabric);
+    }
+
+    /// The persist thread is done.
+    pub(crate) fn persisted(
+        &mut self,
+        lane: LaneId,
+        request: u64,
+        fabric: &mut Fabric,
+        shell: &Shell,
+    ) {
+        if shell.lies_about_persisting() {
+            self.give(lane, Input::Persisted { request }, fabric);
+            return;
+        }
+        if let Err(error) = self.engine.persist() {
+            fabric.say(format_args!("n{} can't persist: {error}", self.id));
+            return;
+        }
+        self.give(lane, Input::Persisted { request }, fabric);
+    }
+
+    /// Tells the peers that this node lives, and the lanes who does not.
+    pub(crate) fn heartbeat(&mut self, nodes: usize, fabric: &mut Fabric) {
+        let now = fabric.now();
+        let at = self.done_at(now, ALIVE_INTERVAL);
+        fabric.queue.at(at, Event::Heartbeat { node: self.id, life: self.life });
+        if now < self.paused_until {
+            return;
+        }
+        let mut lost = Vec::new();
+        let Some(running) = &mut self.running else { return };
+        for (peer, (heard, alive)) in &mut running.peers {
+            if *alive && now.since(*heard) > ALIVE_TIMEOUT {
+                *alive = false;
+                lost.push(*peer);
+            }
+        }
+        for node in lost {
+            self.give_all(|| Input::PeerLiveness { node, alive: false }, fabric);
+        }
+        for peer in (1..=nodes as u64).map(NodeId).filter(|peer| *peer != self.id) {
+            fabric.send(self.id, peer, Packet::Alive);
+        }
+    }
+
+    fn heard(&mut self, from: NodeId, fabric: &mut Fabric) {
+        let Some(running) = &mut self.running else { return };
+        let now = fabric.now();
+        let before = running.peers.insert(from, (now, true));
+        if before.is_none_or(|(_, alive)| !alive) {
+            self.give_all(|| Input::PeerLiveness { node: from, alive: true }, fabric);
+        }
+    }
+
+    /// A packet from a peer arrives.
+    pub(crate) fn on_peer(
+        &mut self,
+        from: NodeId,
+        packet: Packet,
+        fabric: &mut Fabric,
+        shell: &mut Shell,
+    ) {
+        if self.running.is_none() {
+            return;
+        }
+        self.heard(from, fabric);
+        let Packet::Peer(mut messages) = packet else { return };
+        shell.tamper(&mut messages);
+        let mut by_lane: BTreeMap<LaneId, Vec<PeerMessage>> = BTreeMap::new();
+        for message in messages {
+            by_lane.entry(self.lane_of(message.shard)).or_default().push(message);
+        }
+        for (lane, messages) in by_lane {
+            self.give(lane, Input::Peer { from, messages }, fabric);
+        }
+    }
+
+    /// A call from a client arrives.
+    pub(crate) fn on_request(
+        &mut self,
+        client: u32,
+        mut request: Request,
+        within: Duration,
+        (fabric, shell): (&mut Fabric, &mut Shell),
+    ) {
+        if self.running.is_none() {
+            // The connection dies with the node, or was made to a node that is down.
+            let ends = (Place::Client(client), Place::Node(self.id));
+            fabric.break_stream(ends.0, ends.1, request.origin);
+            return;
+        }
+        request.deadline = self.clock.monotonic(fabric.now()).after(within);
+        shell.spoil_request(&mut request);
+        if let Some(running) = &mut self.running {
+            running.clients.insert(request.origin, client);
+        }
+        let lane = self.lane_of(request.shard);
+        self.give(lane, Input::Requests(vec![request]), fabric);
+    }
+
+    /// A client's connection is gone.
+    pub(crate) fn on_gone(&mut self, origin: Origin, fabric: &mut Fabric) {
+        if let Some(running) = &mut self.running {
+            running.clients.remove(&origin);
+        }
+        self.give_all(|| Input::OriginGone(origin), fabric);
+    }
+
+    /// The lanes, for looking into.
+    pub(crate) fn lanes(&self) -> impl Iterator<Item = &Lane> {
+        self.running.iter().flat_map(|running| running.lanes.iter().map(|it| &it.lane))
+    }
+
+    /// Inputs that wait, and log writes that are not durable.
+    pub(crate) fn backlogs(&self) -> (usize, usize) {
+        let Some(running) = &self.running else { return (0, 0) };
+        let waiting = running.lanes.iter().map(|it| it.inputs.len()).max().unwrap_or(0);
+        (waiting, running.log.backlog())
+    }
+}
+
+/// Messages that are rare enough to keep a line of.
+fn is_notable(message: &PeerMessage) -> bool {
+    match &message.body {
+        PeerBody::Raft(message) => matches!(
+            message.body,
+            Body::Snapshot { .. } | Body::SnapshotReply { .. } | Body::Vote { .. }
+        ),
+        PeerBody::SnapshotPull { .. } | PeerBody::SnapshotChunk { .. } => true,
+    }
+}

@@ -1,0 +1,115 @@
+//! Sees everything that nodes send, write and become, and keeps the first violation.
+
+use atoll_base::{NodeId, ShardId, Term};
+use atoll_node::{LogWrite, Output};
+use atoll_raft::{Body, Message};
+use atoll_replica::{PeerBody, PeerMessage};
+use atoll_storage::{LogRecord, StartReason};
+
+use crate::check::Violation;
+use crate::check::bounds::Bounds;
+use crate::check::election::Elections;
+use crate::check::logs::{Kept, Logs, Stage};
+use crate::check::machines::Machines;
+
+/// All observers, and the first violation that any of them found.
+#[derive(Default)]
+pub(crate) struct Observer {
+    pub(crate) elections: Elections,
+    pub(crate) logs: Logs,
+    pub(crate) machines: Machines,
+    pub(crate) bounds: Bounds,
+    violation: Option<Violation>,
+}
+
+impl Observer {
+    /// Keeps the first violation.
+    pub(crate) fn note(&mut self, result: Result<(), Violation>) {
+        if let Err(violation) = result {
+            self.violation.get_or_insert(violation);
+        }
+    }
+
+    /// Adds a violation found elsewhere.
+    pub(crate) fn report(&mut self, checker: &'static str, what: impl Into<String>) {
+        self.note(Err(Violation::new(checker, what)));
+    }
+
+    pub(crate) fn violation(&self) -> Option<&Violation> {
+        self.violation.as_ref()
+    }
+
+    /// A lane of `node` has put this out.
+    pub(crate) fn output(&mut self, node: NodeId, output: &Output) {
+        if let Some(write) = &output.write {
+            self.records(Stage::Issued, node, write);
+        }
+        let after = output.write.iter().flat_map(|write| write.after.values());
+        for message in output.messages.values().chain(after).flatten() {
+            self.message(node, message);
+        }
+    }
+
+    /// A log write of `node` is durable.
+    pub(crate) fn durable(&mut self, node: NodeId, write: &LogWrite) {
+        self.records(Stage::Durable, node, write);
+    }
+
+    fn records(&mut self, stage: Stage, node: NodeId, write: &LogWrite) {
+        for record in &write.batch.records {
+            let result = match record {
+                LogRecord::Entry { shard, entry } => self.logs.append(stage, node, *shard, entry),
+                LogRecord::HardState { shard, state } if stage == Stage::Durable => {
+                    self.elections.promised(*shard, node, state.term, state.vote)
+                }
+                LogRecord::LogStart { shard, first, reason, .. } => {
+                    let kept = match reason {
+                        StartReason::Cut => Kept::Suffix,
+                        StartReason::Snapshot => Kept::Nothing,
+                    };
+                    self.logs.start(stage, node, *shard, *first, kept);
+                    Ok(())
+                }
+                LogRecord::ShardRemoved { shard } => {
+                    self.logs.remove(stage, node, *shard);
+                    Ok(())
+                }
+                LogRecord::HardState { .. } => Ok(()),
+            };
+            self.note(result);
+        }
+    }
+
+    fn message(&mut self, node: NodeId, message: &PeerMessage) {
+        let PeerBody::Raft(Message { from, term, body, .. }) = &message.body else { return };
+        if *from != node {
+            self.report("forged sender", format!("node {node} sends as node {from}: {body:?}"));
+        }
+        let commit = match body {
+            Body::Append { commit, .. } | Body::Heartbeat { commit, .. } => Some(*commit),
+            Body::Snapshot { .. } | Body::TimeoutNow => None,
+            _ => return,
+        };
+        self.leads(message.shard, *term, node);
+        if let Some(commit) = commit {
+            let result = self.logs.committed(node, message.shard, *term, commit);
+            self.note(result);
+        }
+    }
+
+    fn leads(&mut self, shard: ShardId, term: Term, node: NodeId) {
+        match self.elections.led(shard, term, node) {
+            Ok(true) => {
+                let result = self.logs.led(node, shard, term);
+                self.note(result);
+            }
+            Ok(false) => {}
+            Err(violation) => self.note(Err(violation)),
+        }
+    }
+
+    pub(crate) fn crashed(&mut self, node: NodeId) {
+        self.logs.crashed(node);
+        self.machines.crashed(node);
+    }
+}
