@@ -65,8 +65,19 @@ pub enum RequestBody {
     },
     /// Hands leadership to a member.
     Transfer(NodeId),
-    /// Makes these the members of the group, through a joint configuration where needed.
+    /// Waits until these are the members in force, committed and alone. The leader brings that about by
+    /// itself from the shard's description in the catalog, and refuses when that names others. An
+    /// empty list stands for whatever the description names.
     Members(Vec<Member>),
+    /// Orders a node to delete its replica. Obeyed only where the shard's description of this epoch or
+    /// a later one leaves the node out, and the replica knows of no configuration after `index` that
+    /// includes it: absence alone never deletes (trap T15).
+    Retire {
+        /// The epoch whose description leaves the node out.
+        epoch: Epoch,
+        /// The entry of the committed configuration that leaves the node out.
+        index: LogIndex,
+    },
     /// Describes this node's replica.
     Status,
 }
@@ -171,11 +182,15 @@ pub enum AnswerBody {
     WatchCancelled,
     /// Leadership was handed over (or is on its way: look at the status).
     Transferred,
-    /// The group's new configuration is committed.
+    /// The members that were asked for are in force, committed and alone.
     Members {
-        /// The epoch at which it stands.
+        /// The epoch of the description that names them.
         epoch: Epoch,
+        /// The entry that made them so.
+        index: LogIndex,
     },
+    /// The replica is deleted, or was not there.
+    Retired,
     /// The replica's state.
     Status(ReplicaStatus),
 }
@@ -193,7 +208,8 @@ pub struct ReplicaStatus {
     pub term: Term,
     /// The leader, if known.
     pub leader: Option<NodeId>,
-    /// `leader`, `follower`, `candidate`, `learner`, `installing`, `quarantined`.
+    /// `leader`, `follower`, `candidate`, `learner`, `witness`, `joining`, `rebuilding`, `installing`,
+    /// `left`, `quarantined`.
     pub state: &'static str,
     /// First entry kept in the log.
     pub first_index: LogIndex,

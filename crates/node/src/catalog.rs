@@ -1,17 +1,23 @@
 //! Replicas come and go as the catalog says.
 //!
 //! A replica is made when a descriptor names this node, from whatever its log still holds, and
-//! deleted only when the catalog says `dropped`: a missing description never deletes (trap T15).
+//! deleted only when the catalog says `dropped` or when it is ordered to retire (`retire`): a missing
+//! description never deletes (trap T15).
+//!
+//! A group is founded by its description of epoch 1: its members have that configuration before any log
+//! entry. Whoever comes at a later epoch with nothing to show for itself is a newcomer: it knows no
+//! configuration, neither votes nor campaigns, and begins with a snapshot from the leader. So a majority
+//! of newcomers, or of members that lost their disks, can't elect a leader over those that have the data.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use atoll_base::{KeyspaceId, LogIndex, NodeId, ShardId, Time};
+use atoll_base::{Epoch, KeyspaceId, LogIndex, NodeId, ShardId, Time};
 use atoll_coord::Descriptor;
 use atoll_machine::{
     Event, EventKind, KeyEnd, KeyRange, KeyValue, MachineError, RangeQuery, Record, ShardMachine,
 };
-use atoll_raft::{Config, Input, Membership, ReadError, Role};
+use atoll_raft::{Config, Input, Membership, ReadError};
 use atoll_replica::raft_group::{GroupStart, RaftGroup};
 use atoll_storage::{
     Engine, LogReaderHandle, LogRecord, RecoveredShard, ShardLog, Tree, WriteBatch,
@@ -20,9 +26,13 @@ use bytes::Bytes;
 
 use crate::config::LaneConfig;
 use crate::lane::Lane;
+use crate::members::wished;
 use crate::output::Output;
 use crate::records::{self, RecordsError};
 use crate::replica::{Condition, Replica};
+
+/// The epoch of a shard's first description.
+const FOUNDING: Epoch = Epoch(1);
 
 /// Why a lane can't start.
 #[derive(Debug, thiserror::Error)]
@@ -115,20 +125,22 @@ impl Lane {
         output.dropped.extend(dropped);
     }
 
-    fn describe(&mut self, descriptor: Descriptor) {
+    pub(crate) fn describe(&mut self, descriptor: Descriptor) {
         let shard = descriptor.shard;
         if let Some(replica) = self.replicas.get(&shard) {
             if replica.descriptor.epoch < descriptor.epoch {
                 records::put_descriptor(&mut self.turn.applied, &descriptor);
-                self.guarded(shard, |replica, _| {
-                    replica.group.advance_epoch(descriptor.epoch);
-                    replica.descriptor = descriptor;
-                });
+                self.guarded(shard, |replica, turn| replica.describe(descriptor, turn));
             }
             return;
         }
+        if self.retirements.postpone(&descriptor) {
+            return;
+        }
         let node = self.turn.config.node;
-        if descriptor.members.iter().any(|m| m.node == node)
+        // What is left of a replica that was here is shown too, until it is ordered away.
+        let is_here = self.undescribed.contains_key(&shard);
+        if (is_here || descriptor.members.iter().any(|m| m.node == node))
             && let Err(e) = self.create(descriptor)
         {
             tracing::error!(shard = shard.0, error = %e, "replica can't be made");
@@ -139,6 +151,10 @@ impl Lane {
     fn create(&mut self, descriptor: Descriptor) -> Result<(), OpenError> {
         let shard = descriptor.shard;
         let engine = self.turn.engine.clone();
+        let left = records::gravestone(engine.as_ref(), shard)?;
+        if left.is_some_and(|epoch| descriptor.epoch <= epoch) {
+            return Ok(());
+        }
         let recovered = self.undescribed.remove(&shard);
         let tail_bytes = self.turn.config.raft.tail_bytes_max;
         let log = self.log.clone();
@@ -152,22 +168,36 @@ impl Lane {
         let range = KeyRange { start: descriptor.start.clone(), end: descriptor.end.clone() };
         let limits = self.turn.config.limits.machine.clone();
         let opened = ShardMachine::open(shard, descriptor.keyspace, range, limits, engine.as_ref());
-        let (condition, applied) = judge(opened, damage, &mut recovered.log);
-        let membership = records::membership(engine.as_ref(), shard)?;
+        let (mut condition, applied) = judge(opened, damage, &mut recovered.log);
+        let recorded = records::membership(engine.as_ref(), shard)?;
+        let is_recorded = recorded.is_some();
+        let start_of_log = recovered.log.first_index().prev();
         let start = GroupStart {
             shard,
             epoch: descriptor.epoch,
             recovered,
-            membership: membership.unwrap_or_else(|| founding_members(&descriptor)),
+            membership: recorded.unwrap_or_else(|| founding_members(&descriptor)),
             applied,
         };
         let config = raft_config(&self.turn.config, &descriptor, self.turn.now);
         let group = RaftGroup::new(config, self.turn.now, start)
             .map_err(|source| OpenError::Log { shard, source })?;
+        let is_newcomer = group.core().membership().members.is_empty();
+        if is_newcomer {
+            let reason = "it is new and waits for a snapshot from the leader".to_owned();
+            condition = Condition::Rebuilding { reason };
+        }
         records::put_descriptor(&mut self.turn.applied, &descriptor);
+        if left.is_some() {
+            records::remove_gravestone(&mut self.turn.applied, shard);
+        }
         let rebuilding = matches!(condition, Condition::Rebuilding { .. });
-        self.replicas
-            .insert(shard, Replica::new(descriptor, group, condition, &self.turn.config.limits));
+        let mut replica = Replica::new(descriptor, group, condition, &self.turn.config.limits);
+        replica.is_newcomer = is_newcomer;
+        if !is_recorded {
+            replica.founded_at(start_of_log);
+        }
+        self.replicas.insert(shard, replica);
         self.guarded(shard, |replica, turn| {
             let input = if rebuilding { Input::Damaged } else { Input::Tick };
             replica.step(input, turn);
@@ -179,18 +209,13 @@ impl Lane {
     /// The one order that deletes data.
     fn destroy(&mut self, descriptor: &Descriptor) {
         let shard = descriptor.shard;
-        let known = self.undescribed.remove(&shard).is_some();
-        let replica = self.replicas.remove(&shard);
-        if let Some(mut replica) = replica {
-            replica.quarantine("keyspace was dropped".to_owned(), &mut self.turn);
-            if let Some(at) = replica.timer {
-                self.forget_timer(at, shard);
-            }
-        } else if !known {
+        if self.undescribed.remove(&shard).is_some() {
+            self.turn.sink.batch.records.push(LogRecord::ShardRemoved { shard });
+        } else if self.replicas.contains_key(&shard) {
+            self.remove_replica(shard, "keyspace was dropped");
+        } else {
             return;
         }
-        self.leaders.remove(&shard);
-        self.turn.sink.batch.records.push(LogRecord::ShardRemoved { shard });
         records::remove(&mut self.turn.applied, shard);
         erase_shard_records(shard, &mut self.turn.applied);
     }
@@ -225,7 +250,7 @@ fn judge(
 }
 
 /// Deletes what belongs to the shard itself; the keyspace's trees go as a whole.
-fn erase_shard_records(shard: ShardId, batch: &mut WriteBatch) {
+pub(crate) fn erase_shard_records(shard: ShardId, batch: &mut WriteBatch) {
     let (from, to) = (shard.0.to_be_bytes(), (shard.0 + 1).to_be_bytes());
     batch.delete_range(Tree::Meta, from.to_vec(), Some(Bytes::copy_from_slice(&to)));
 }
@@ -251,16 +276,13 @@ fn put_event(kv: KeyValue) -> Event {
     Event { revision: kv.mod_revision, key: kv.key, kind: EventKind::Put(record), previous: None }
 }
 
+/// The configuration before the log, where nothing recorded says otherwise: that of the founding
+/// description, or none that could be known.
 fn founding_members(descriptor: &Descriptor) -> Membership {
-    let mut membership = Membership::default();
-    for member in &descriptor.members {
-        membership.members.insert(member.node, member.role);
+    match descriptor.epoch {
+        FOUNDING => wished(descriptor),
+        _ => Membership::default(),
     }
-    // The first member of a descriptor is who should lead, so that leaders spread over the nodes.
-    if let Some(first) = descriptor.members.iter().find(|m| m.role == Role::Voter) {
-        membership.priorities.insert(first.node, 1);
-    }
-    membership
 }
 
 fn raft_config(config: &LaneConfig, descriptor: &Descriptor, now: Time) -> Config {

@@ -251,6 +251,7 @@ impl Replica {
             }
         };
         tracing::info!(shard = shard.0, index = incoming.index.0, "snapshot installed");
+        self.is_newcomer = false;
         self.watches.reset(machine.revision());
         self.condition = Condition::Serving(Box::new(machine));
         self.jump_to(incoming.index);

@@ -5,14 +5,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use atoll_base::{Code, Failure, LogIndex, NodeId, ShardId, Ticket, Time, Timestamp};
-use atoll_coord::Request;
+use atoll_coord::{Request, RequestBody};
 use atoll_replica::{CoreWrite, PeerBody, PeerMessage};
-use atoll_storage::{Engine, LogReaderHandle, RecoveredShard, WrittenEntry};
+use atoll_storage::{Engine, LogReaderHandle, LogRecord, RecoveredShard, WrittenEntry};
 
 use crate::config::LaneConfig;
 use crate::input::Input;
 use crate::output::{LogWrite, Output};
 use crate::replica::{Condition, Replica};
+use crate::retire::Retirements;
 use crate::turn::Turn;
 use crate::upkeep::LaneUpkeep;
 
@@ -32,6 +33,7 @@ pub struct Lane {
     pub(crate) undescribed: BTreeMap<ShardId, RecoveredShard>,
     pub(crate) upkeep: LaneUpkeep,
     pub(crate) leaders: BTreeMap<ShardId, Option<NodeId>>,
+    pub(crate) retirements: Retirements,
     touched: Vec<ShardId>,
     timers: BTreeSet<(Time, ShardId)>,
     in_flight: VecDeque<InFlight>,
@@ -56,6 +58,7 @@ impl Lane {
             replicas: BTreeMap::new(),
             undescribed: BTreeMap::new(),
             leaders: BTreeMap::new(),
+            retirements: Retirements::default(),
             touched: Vec::new(),
             timers: BTreeSet::new(),
             in_flight: VecDeque::new(),
@@ -86,7 +89,10 @@ impl Lane {
         self.work_left = false;
         let touched = std::mem::take(&mut self.touched);
         for shard in &touched {
-            self.guarded(*shard, |replica, turn| replica.flush(turn));
+            self.guarded(*shard, |replica, turn| {
+                replica.follow_description(turn);
+                replica.flush(turn);
+            });
         }
         for shard in &touched {
             let more = self.guarded(*shard, |replica, turn| replica.apply(turn));
@@ -106,6 +112,7 @@ impl Lane {
                 self.touched.push(*shard);
             }
         }
+        self.run_retirements();
         self.run_upkeep(output);
         for shard in touched {
             self.settle(shard);
@@ -116,7 +123,7 @@ impl Lane {
     /// When to call `turn` at the latest; `None` when the lane waits for inputs only.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {
-        if self.work_left {
+        if self.work_left || !self.retirements.is_idle() {
             return Some(self.turn.now);
         }
         let timer = self.timers.first().map(|(at, _)| *at);
@@ -188,6 +195,10 @@ impl Lane {
         for request in requests {
             let shard = request.shard;
             let ask = crate::ask::Ask::of(&request);
+            if let RequestBody::Retire { epoch, index } = request.body {
+                self.retire(shard, ask, epoch, index);
+                continue;
+            }
             let mut request = Some(request);
             let taken = self.guarded(shard, |replica, turn| {
                 if let Some(request) = request.take() {
@@ -205,12 +216,15 @@ impl Lane {
     fn on_written(&mut self, ticket: Ticket, entries: &[WrittenEntry]) {
         let done = self.in_flight.pop_front().expect("a completed write was issued");
         assert_eq!(done.ticket, ticket, "log writes complete in order");
-        for entry in entries {
+        for entry in entries.iter().filter(|e| !self.retirements.is_gone(e.shard, ticket)) {
             if let Some(replica) = self.replicas.get_mut(&entry.shard) {
                 replica.group.located(entry);
             }
         }
         for write in done.writes {
+            if self.retirements.is_gone(write.shard, ticket) {
+                continue;
+            }
             self.guarded(write.shard, |replica, turn| {
                 replica.group.written(turn.now, write, &mut turn.sink);
                 replica.absorb(turn);
@@ -272,8 +286,24 @@ impl Lane {
         }
     }
 
-    pub(crate) fn forget_timer(&mut self, at: Time, shard: ShardId) {
-        self.timers.remove(&(at, shard));
+    /// Takes a replica out of the lane, with everything of it that this turn has not handed over yet.
+    /// What it stored is for the caller to delete.
+    pub(crate) fn remove_replica(&mut self, shard: ShardId, why: &str) {
+        let Some(mut replica) = self.replicas.remove(&shard) else { return };
+        replica.abandon(why.to_owned(), &mut self.turn);
+        if let Some(at) = replica.timer {
+            self.timers.remove(&(at, shard));
+        }
+        self.leaders.remove(&shard);
+        self.touched.retain(|s| *s != shard);
+        let sink = &mut self.turn.sink;
+        sink.writes.retain(|w| w.shard != shard);
+        sink.batch.records.retain(|r| r.shard() != shard);
+        for messages in sink.messages.values_mut().chain(sink.after.values_mut()) {
+            messages.retain(|m| m.shard != shard);
+        }
+        sink.batch.records.push(LogRecord::ShardRemoved { shard });
+        self.retirements.note_gone(shard, self.last_ticket);
     }
 
     fn write_engine(&mut self) {

@@ -24,14 +24,16 @@
 //! * **N3** A linearizable read is served after its read index is confirmed and applied.
 //! * **N4** The log is cut only below what the engine has persisted.
 //! * **N5** A call that was taken in is answered exactly once; a refused call had no effect.
-//! * **N6** Data is deleted only by a descriptor that says `dropped`.
+//! * **N6** Data is deleted only by a descriptor that says `dropped`, or by an order to retire from a
+//!   group that has agreed to go on without this node.
 //! * **N7** A failed assertion quarantines one replica; the others of the lane go on.
 //!
 //! # Map
 //!
 //! `lane` runs the turn; `replica` is one shard's copy; `requests` admits calls; `writes`, `reads`,
 //! `watches` follow them to their answers; `outgoing` and `incoming` move snapshots; `catalog` makes
-//! and deletes replicas; `upkeep` persists, cuts and forgets; `records` is what a lane itself keeps.
+//! and deletes replicas; `members` lets a group follow its description, `retire` removes what a group
+//! left behind; `upkeep` persists, cuts and forgets; `records` is what a lane itself keeps.
 
 mod ask;
 pub mod catalog;
@@ -40,12 +42,14 @@ mod incoming;
 pub mod input;
 mod inspect;
 pub mod lane;
+mod members;
 mod outgoing;
 pub mod output;
 mod reads;
 pub mod records;
 mod replica;
 mod requests;
+mod retire;
 mod turn;
 mod upkeep;
 mod watches;

@@ -76,6 +76,8 @@ impl Replica {
     }
 
     fn snapshot_reader(&self, index: LogIndex, turn: &Turn) -> Option<SnapshotReader> {
+        // Who replayed its log from the start may not know the configuration that far back.
+        self.group.core().membership_at(index).filter(|m| !m.members.is_empty())?;
         let chunk_bytes = turn.config.limits.snapshot_chunk_bytes;
         match self.machine()?.snapshot_chunks(turn.engine.view(), chunk_bytes) {
             Ok(reader) => (reader.applied() == index).then_some(reader),

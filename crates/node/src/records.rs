@@ -2,12 +2,13 @@
 //!
 //! Keys start with `fe`, which no shard's own records do (those start with a shard id, big endian),
 //! then the shard and one letter: `d` its descriptor, `m` the configuration that its applied entries
-//! made. Formats: `docs/formats/replica.md`.
+//! made, `g` the epoch at which this node left the group. Formats: `docs/formats/replica.md`.
 
 use std::ops::Bound;
 
-use atoll_base::ShardId;
+use atoll_base::codec::{Reader, Writer};
 use atoll_base::ordkey::{KeyReader, KeyWriter, prefix_end};
+use atoll_base::{Epoch, ShardId};
 use atoll_coord::Descriptor;
 use atoll_coord::catalog::{Record, RecordKey, ShardRecord};
 use atoll_raft::Membership;
@@ -17,6 +18,8 @@ use bytes::Bytes;
 const PREFIX: u8 = 0xfe;
 const DESCRIPTOR: u8 = b'd';
 const MEMBERSHIP: u8 = b'm';
+const GRAVESTONE: u8 = b'g';
+const GRAVESTONE_VERSION: u8 = 1;
 
 /// Why a replica's records can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -86,4 +89,31 @@ pub(crate) fn membership(
     Membership::decode(&bytes)
         .map(Some)
         .map_err(|e| RecordsError::Damaged { shard, reason: e.to_string() })
+}
+
+/// The replica is gone: no description up to `epoch` brings it back.
+pub(crate) fn put_gravestone(batch: &mut WriteBatch, shard: ShardId, epoch: Epoch) {
+    let mut w = Writer::with_capacity(8);
+    w.u8(GRAVESTONE_VERSION).varint(epoch.0);
+    batch.put(Tree::Meta, key(shard, GRAVESTONE), Bytes::from(w.finish()));
+}
+
+/// The replica is back.
+pub(crate) fn remove_gravestone(batch: &mut WriteBatch, shard: ShardId) {
+    batch.delete(Tree::Meta, key(shard, GRAVESTONE));
+}
+
+/// The epoch at which this node left the group of `shard`.
+pub(crate) fn gravestone(
+    engine: &dyn Engine,
+    shard: ShardId,
+) -> Result<Option<Epoch>, RecordsError> {
+    let Some(bytes) = engine.get(Tree::Meta, &key(shard, GRAVESTONE))? else { return Ok(None) };
+    let mut r = Reader::new(bytes);
+    let damaged = |reason: String| RecordsError::Damaged { shard, reason };
+    let version = r.u8("gravestone version").map_err(|e| damaged(e.to_string()))?;
+    if version != GRAVESTONE_VERSION {
+        return Err(damaged(format!("its gravestone has version {version}")));
+    }
+    r.varint("gravestone epoch").map(|e| Some(Epoch(e))).map_err(|e| damaged(e.to_string()))
 }

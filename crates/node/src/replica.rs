@@ -8,13 +8,14 @@ use atoll_base::{
 };
 use atoll_coord::{AnswerBody, Descriptor};
 use atoll_machine::{KeyRange, MachineError, ShardMachine};
-use atoll_raft::{CoreRole, Input, Membership, Output, ProposalOutcome, ReadContext};
+use atoll_raft::{CoreRole, Input, Output, ProposalOutcome, ReadContext, Role};
 use atoll_replica::RaftGroup;
 use bytes::Bytes;
 
 use crate::ask::Ask;
 use crate::config::Limits;
 use crate::incoming::Incoming;
+use crate::members::Members;
 use crate::outgoing::Outgoing;
 use crate::reads::Reads;
 use crate::records;
@@ -62,8 +63,12 @@ pub(crate) struct Replica {
     commit: LogIndex,
     /// The term in which this replica last led, while it still does.
     led: Option<Term>,
-    transfer: Option<(Ask, NodeId)>,
-    members: Option<(Ask, Membership)>,
+    pub(crate) transfer: Option<(Ask, NodeId)>,
+    pub(crate) members: Members,
+    /// The log's start, where the configuration before it is known from the description only.
+    unrecorded: Option<LogIndex>,
+    /// It came to a group that existed before and has not got its state yet.
+    pub(crate) is_newcomer: bool,
     sweep_at: Option<Time>,
     /// The deadline that the lane's timers hold for it.
     pub(crate) timer: Option<Time>,
@@ -105,7 +110,9 @@ impl Replica {
             commit: applied,
             led: None,
             transfer: None,
-            members: None,
+            members: Members::default(),
+            unrecorded: None,
+            is_newcomer: false,
             sweep_at: None,
             timer: None,
             touched: false,
@@ -150,7 +157,9 @@ impl Replica {
         let wanted = std::mem::take(&mut output.snapshots_wanted);
         let offered = output.snapshot_offered.take();
         output.role_changed = false;
-        output.membership = None;
+        if output.membership.take().is_some() {
+            self.members.unsettle();
+        }
         for (context, index) in reads {
             self.reads.confirmed(context.0, index);
         }
@@ -173,7 +182,12 @@ impl Replica {
                 self.writes.leadership_lost(leader, turn);
                 self.reads.leadership_lost(leader, turn);
                 self.outgoing.clear();
+                self.stop_awaiting_members(leader, turn);
+                if !self.is_member(turn.config.node) {
+                    self.watches.end_all(turn);
+                }
             }
+            self.members.unsettle();
             self.led = leads;
         }
         if let Some((ask, to)) = self.transfer
@@ -181,12 +195,6 @@ impl Replica {
         {
             self.transfer = None;
             turn.answer(ask, AnswerBody::Transferred);
-        }
-        if self.led.is_none()
-            && let Some((ask, _)) = self.members.take()
-        {
-            let text = "leadership changed before the members did";
-            turn.refuse(ask, Failure::new(Code::Indeterminate, text).with_leader(leader));
         }
     }
 
@@ -288,7 +296,6 @@ impl Replica {
     /// Serves what the engine now holds: reads and watches. Called after the turn's engine write.
     /// True when more is left.
     pub(crate) fn serve(&mut self, turn: &mut Turn) -> bool {
-        self.answer_members(turn);
         for to in std::mem::take(&mut self.outgoing_wanted) {
             self.start_outgoing(to, turn);
         }
@@ -302,57 +309,6 @@ impl Replica {
                 false
             }
         }
-    }
-
-    fn answer_members(&mut self, turn: &mut Turn) {
-        let Some((_, target)) = &self.members else { return };
-        let core = self.group.core();
-        let now = core.membership();
-        let done = !now.is_joint()
-            && now.members == target.members
-            && core.membership_index() <= self.applied;
-        if done && let Some((ask, _)) = self.members.take() {
-            turn.answer(ask, AnswerBody::Members { epoch: self.descriptor.epoch });
-        }
-    }
-
-    /// Hands leadership over.
-    pub(crate) fn transfer(&mut self, ask: Ask, to: NodeId, turn: &mut Turn) {
-        let core = self.group.core();
-        if core.leader() == Some(to) {
-            turn.answer(ask, AnswerBody::Transferred);
-            return;
-        }
-        if !core.membership().can_lead(to) {
-            let text = format!("node {to} is no voter of shard {}", self.shard());
-            turn.refuse(ask, Failure::new(Code::InvalidArgument, text));
-            return;
-        }
-        self.transfer = Some((ask, to));
-        self.step(Input::Transfer(to), turn);
-        self.absorb(turn);
-    }
-
-    /// Changes the group's members.
-    pub(crate) fn change_members(&mut self, ask: Ask, target: Membership, turn: &mut Turn) {
-        let shard = self.shard();
-        if let Err(e) = target.check_target(self.group.core().membership()) {
-            turn.refuse(ask, Failure::new(Code::InvalidArgument, format!("shard {shard}: {e}")));
-            return;
-        }
-        self.step(Input::ChangeMembership(target.clone()), turn);
-        let outcome = self.group.output().proposal.take();
-        match outcome {
-            Some(ProposalOutcome::Appended { .. }) => self.members = Some((ask, target)),
-            Some(ProposalOutcome::NotLeader { leader }) => {
-                turn.refuse(ask, not_leader(shard, leader));
-            }
-            Some(ProposalOutcome::Refused) | None => {
-                let text = format!("shard {shard} has another change of members under way");
-                turn.refuse(ask, Failure::new(Code::Overloaded, text));
-            }
-        }
-        self.absorb(turn);
     }
 
     /// Its state can't be trusted: serves nothing, votes for nothing, waits for a snapshot.
@@ -378,7 +334,7 @@ impl Replica {
         }
         let waits = self.writes.len() + self.reads.len() > 0
             || self.transfer.is_some()
-            || self.members.is_some();
+            || self.members.has_asks();
         if !waits {
             self.sweep_at = None;
         } else if due || self.sweep_at.is_none() {
@@ -389,11 +345,11 @@ impl Replica {
     fn expire_admin(&mut self, turn: &mut Turn) {
         let now = turn.now;
         let transfer = self.transfer.take_if(|(ask, _)| ask.deadline <= now).map(|(ask, _)| ask);
-        let members = self.members.take_if(|(ask, _)| ask.deadline <= now).map(|(ask, _)| ask);
-        for ask in transfer.into_iter().chain(members) {
-            let text = format!("shard {} did not get there in time", self.descriptor.shard);
+        if let Some(ask) = transfer {
+            let text = format!("shard {} did not change its leader in time", self.descriptor.shard);
             turn.refuse(ask, Failure::new(Code::DeadlineExceeded, text));
         }
+        self.expire_members(turn);
     }
 
     /// When this replica wants to be looked at next.
@@ -409,18 +365,51 @@ impl Replica {
             .min()
     }
 
+    /// The catalog has a newer description of the shard.
+    pub(crate) fn describe(&mut self, descriptor: Descriptor, turn: &mut Turn) {
+        self.group.advance_epoch(descriptor.epoch);
+        self.descriptor = descriptor;
+        self.members.unsettle();
+        let (shard, epoch) = (self.descriptor.shard, self.descriptor.epoch);
+        let text = format!("shard {shard} went to epoch {epoch} meanwhile");
+        self.members.refuse_all(&Failure::new(Code::StaleEpoch, text), turn);
+        if !self.leads() && !self.is_member(turn.config.node) {
+            // Nothing new comes here any more.
+            self.watches.end_all(turn);
+        }
+    }
+
+    /// Whether the description names `node`.
+    pub(crate) fn is_member(&self, node: NodeId) -> bool {
+        self.descriptor.members.iter().any(|m| m.node == node)
+    }
+
+    /// The configuration before the log's start is known from the description only.
+    pub(crate) fn founded_at(&mut self, start: LogIndex) {
+        self.unrecorded = Some(start);
+    }
+
+    /// Whether the configuration in force stands in the log or in the engine.
+    pub(crate) fn is_recorded(&self) -> bool {
+        self.unrecorded.is_none_or(|start| self.group.core().membership_index() > start)
+    }
+
     /// True while this replica leads its group.
     pub(crate) fn leads(&self) -> bool {
         self.led.is_some()
     }
 
     /// What this replica is, in one word.
-    pub(crate) fn state_name(&self) -> &'static str {
-        match (&self.condition, &self.incoming, self.group.core().role()) {
+    pub(crate) fn state_name(&self, node: NodeId) -> &'static str {
+        let core = self.group.core();
+        match (&self.condition, &self.incoming, core.role()) {
             (Condition::Quarantined { .. }, _, _) => "quarantined",
             (_, Some(_), _) => "installing",
-            (Condition::Rebuilding { .. }, _, _) => "rebuilding",
             (_, _, CoreRole::Leader) => "leader",
+            _ if !self.is_member(node) => "left",
+            _ if self.is_newcomer => "joining",
+            (Condition::Rebuilding { .. }, _, _) => "rebuilding",
+            _ if core.membership().role(node) == Some(Role::Learner) => "learner",
             (_, _, CoreRole::Follower) => "follower",
             (_, _, CoreRole::PreCandidate | CoreRole::Candidate) => "candidate",
         }
@@ -429,8 +418,18 @@ impl Replica {
     /// Drops what the core's output still holds (after a failed assertion).
     pub(crate) fn quarantine(&mut self, reason: String, turn: &mut Turn) {
         tracing::error!(shard = self.shard().0, reason, "replica is quarantined");
+        self.abandon(reason, turn);
+    }
+
+    /// Does nothing any more; whoever waits is told.
+    pub(crate) fn abandon(&mut self, reason: String, turn: &mut Turn) {
         *self.group.output() = Output::default();
         self.condition = Condition::Quarantined { reason };
+        let gone = not_leader(self.shard(), None);
+        if let Some((ask, _)) = self.transfer.take() {
+            turn.refuse(ask, gone.clone());
+        }
+        self.members.refuse_all(&gone, turn);
         self.writes.leadership_lost(None, turn);
         self.reads.leadership_lost(None, turn);
         self.watches.end_all(turn);

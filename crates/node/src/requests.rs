@@ -9,7 +9,7 @@ use atoll_base::{Code, Epoch, Failure, NodeId};
 use atoll_coord::{AnswerBody, Consistency, FollowerStatus, ReplicaStatus, Request, RequestBody};
 use atoll_machine::{Command, KeyEnd, Op, TxnOp, TxnStep};
 use atoll_raft::progress::SendState;
-use atoll_raft::{Body, Input, Member, Membership, Message};
+use atoll_raft::{Body, Input, Member, Message};
 
 use crate::ask::Ask;
 use crate::reads::{What, read};
@@ -57,7 +57,9 @@ impl Replica {
             }
             RequestBody::WatchCredit { watch } => self.watches.credit(ask.origin, watch),
             RequestBody::Transfer(to) => self.transfer(ask, to, turn),
-            RequestBody::Members(members) => self.change_members(ask, target(&members), turn),
+            RequestBody::Members(members) => self.await_members(ask, &members, turn),
+            // The lane deletes replicas; none would be left to answer.
+            RequestBody::Retire { .. } => {}
             RequestBody::Status => {}
         }
     }
@@ -87,6 +89,11 @@ impl Replica {
         );
         if !stale && !core.is_leader() {
             return Err(not_leader(shard, core.leader()));
+        }
+        if !core.is_leader() && !self.is_member(turn.config.node) {
+            let node = turn.config.node;
+            let text = format!("node {node} is no member of shard {shard} any more");
+            return Err(Failure::new(Code::NotLeader, text).with_leader(core.leader()));
         }
         self.admit_sizes(request, turn)?;
         let max = turn.config.limits.requests_per_shard_max;
@@ -204,7 +211,7 @@ impl Replica {
             epoch: self.descriptor.epoch,
             term: core.term(),
             leader: core.leader(),
-            state: self.state_name(),
+            state: self.state_name(node),
             first_index: self.group.first_index(),
             last_index: self.group.last_index(),
             commit_index: core.commit(),
@@ -229,12 +236,4 @@ fn limit(what: &str, length: usize, max: u64) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::new(Code::TooLarge, format!("{what} has {length} bytes, limit {max}")))
-}
-
-fn target(members: &[Member]) -> Membership {
-    let mut target = Membership::default();
-    for member in members {
-        target.members.insert(member.node, member.role);
-    }
-    target
 }

@@ -57,6 +57,11 @@ impl LaneUpkeep {
         }
     }
 
+    /// Asks for the engine to be persisted with the next turn.
+    pub(crate) fn persist_soon(&mut self) {
+        self.pinned = true;
+    }
+
     pub(crate) fn next_deadline(&self) -> Option<Time> {
         let waits = self.applied_bytes > 0 && self.persisting.is_empty();
         waits.then(|| self.requested_at.after(self.interval))

@@ -219,6 +219,12 @@ impl Catalog {
         self.nodes.get(&id).map(|n| &n.record)
     }
 
+    /// One node and the revision of its record.
+    #[must_use]
+    pub fn node_at(&self, id: NodeId) -> Option<&At<NodeRecord>> {
+        self.nodes.get(&id)
+    }
+
     /// Every keyspace, by name.
     pub fn keyspaces(&self) -> impl Iterator<Item = &KeyspaceRecord> {
         self.keyspaces.values().map(|k| &k.record)

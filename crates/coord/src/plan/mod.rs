@@ -6,6 +6,7 @@
 
 mod bootstrap;
 mod keyspace;
+pub mod members;
 mod spec;
 #[cfg(test)]
 mod tests;

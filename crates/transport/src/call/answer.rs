@@ -46,7 +46,10 @@ fn encode_body(body: AnswerBody) -> Result<pb::answer::Body, Failure> {
         }
         AnswerBody::WatchCancelled => Body::Cancel(pb::CancelResponse {}),
         AnswerBody::Transferred => Body::Transfer(pb::TransferResponse {}),
-        AnswerBody::Members { epoch } => Body::Members(pb::MembersResponse { epoch: epoch.0 }),
+        AnswerBody::Members { epoch, index } => {
+            Body::Members(pb::MembersResponse { epoch: epoch.0, index: index.0 })
+        }
+        AnswerBody::Retired => Body::Retire(pb::RetireResponse {}),
         AnswerBody::Status(status) => Body::Status(encode_status(status)),
     })
 }
@@ -91,7 +94,10 @@ fn decode_body(id: u64, body: Option<pb::answer::Body>) -> Result<AnswerBody, Fa
         Body::Watch(watch) => AnswerBody::Watch(decode_watch_answer(watch)?),
         Body::Cancel(pb::CancelResponse {}) => AnswerBody::WatchCancelled,
         Body::Transfer(pb::TransferResponse {}) => AnswerBody::Transferred,
-        Body::Members(members) => AnswerBody::Members { epoch: Epoch(members.epoch) },
+        Body::Members(members) => {
+            AnswerBody::Members { epoch: Epoch(members.epoch), index: LogIndex(members.index) }
+        }
+        Body::Retire(pb::RetireResponse {}) => AnswerBody::Retired,
         Body::Status(status) => AnswerBody::Status(decode_status(status)?),
     })
 }
@@ -152,13 +158,16 @@ fn decode_status(wire: pb::StatusResponse) -> Result<ReplicaStatus, Failure> {
 
 /// States are words for people; one of a newer server has none here.
 fn known_state(name: &str) -> &'static str {
-    const STATES: [&str; 10] = [
+    const STATES: [&str; 13] = [
         "leader",
         "follower",
         "candidate",
         "learner",
         "witness",
+        "joining",
+        "rebuilding",
         "installing",
+        "left",
         "quarantined",
         "probe",
         "replicate",

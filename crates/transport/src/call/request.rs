@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use atoll_base::{Code, Epoch, Failure, NodeId, ShardId, Time};
+use atoll_base::{Code, Epoch, Failure, LogIndex, NodeId, ShardId, Time};
 use atoll_coord::{Origin, Request, RequestBody};
 use atoll_machine::{Command, CommandId, Op};
 use atoll_raft::{Member, Role};
@@ -70,6 +70,9 @@ fn decode_body(body: pb::call::Body) -> Result<RequestBody, Failure> {
         Body::Members(members) => RequestBody::Members(
             members.members.into_iter().map(decode_member).collect::<Result<_, _>>()?,
         ),
+        Body::Retire(retire) => {
+            RequestBody::Retire { epoch: Epoch(retire.epoch), index: LogIndex(retire.index) }
+        }
         Body::Status(pb::StatusRequest {}) => RequestBody::Status,
     })
 }
@@ -150,6 +153,9 @@ fn encode_body(body: RequestBody) -> Result<pb::call::Body, Failure> {
         RequestBody::Members(members) => Body::Members(pb::MembersRequest {
             members: members.into_iter().map(encode_member).collect(),
         }),
+        RequestBody::Retire { epoch, index } => {
+            Body::Retire(pb::RetireRequest { epoch: epoch.0, index: index.0 })
+        }
         RequestBody::Status => Body::Status(pb::StatusRequest {}),
     })
 }

@@ -94,6 +94,7 @@ fn bodies() -> Vec<RequestBody> {
         }),
         RequestBody::CancelWatch { watch: 4 },
         RequestBody::Transfer(NodeId(3)),
+        RequestBody::Retire { epoch: Epoch(3), index: LogIndex(8) },
         RequestBody::Members(vec![
             Member { node: NodeId(1), role: Role::Voter },
             Member { node: NodeId(2), role: Role::Learner },
@@ -209,7 +210,8 @@ fn answers() -> Vec<AnswerBody> {
         AnswerBody::WatchCompacted { compacted: Revision(4) },
         AnswerBody::WatchCancelled,
         AnswerBody::Transferred,
-        AnswerBody::Members { epoch: Epoch(4) },
+        AnswerBody::Members { epoch: Epoch(4), index: LogIndex(9) },
+        AnswerBody::Retired,
         AnswerBody::Status(status()),
     ]
 }

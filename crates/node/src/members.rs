@@ -1,0 +1,311 @@
+//! The group follows its description: what a leader does so that the members in force become those that
+//! the catalog names.
+//!
+//! The description is a wish. Whoever leads compares it with the configuration in force and makes the
+//! next step: it takes newcomers in as learners, waits until those that shall vote have caught up, hands
+//! leadership over where it is to leave itself, and then changes the members, through a joint
+//! configuration where votes move (Raft thesis 4.3). A new leader goes on where its predecessor ended,
+//! because the next step follows from the two configurations alone.
+//!
+//! * **M1** One change at a time, each committed before the next is begun.
+//! * **M2** Nobody votes before its log is nearly the leader's; a group never waits for a newcomer.
+//! * **M3** No change is begun that would leave a group whose majority does not answer: removing a node
+//!   during a partition must not stop the group (trap T16).
+//! * **M4** The founding configuration stands in no log. It is written there before anybody waits for
+//!   the first change, so that a replica that restarts never has to guess it from a description that
+//!   has moved on.
+
+use atoll_base::{Code, Failure, NodeId};
+use atoll_coord::{AnswerBody, Descriptor};
+use atoll_raft::{Input, Member, Membership, ProposalOutcome, RaftCore, Role, SendState};
+
+use crate::ask::Ask;
+use crate::replica::{Replica, not_leader};
+use crate::turn::Turn;
+
+/// A follower that is at most this many entries behind has caught up.
+const CATCH_UP_ENTRIES: u64 = 1000;
+
+/// A member that was not heard for so many of the shortest election timeouts doesn't answer.
+const SILENT_TIMEOUTS: u32 = 2;
+
+/// What a replica knows about its group's way to the members that its description names.
+#[derive(Default)]
+pub(crate) struct Members {
+    /// The members in force are those of the description, for all that this leader knows.
+    is_settled: bool,
+    /// What the next step waits for, for people.
+    waits_for: String,
+    asks: Vec<Ask>,
+}
+
+/// What a leader does next.
+#[derive(PartialEq, Eq, Debug)]
+enum Step {
+    /// Nothing: it is as described.
+    Settled,
+    /// Nothing yet.
+    Wait(String),
+    /// Propose these members.
+    Change(Membership),
+    /// Let this one lead.
+    HandOver(NodeId),
+}
+
+impl Members {
+    /// The description or the leader changed: look again.
+    pub(crate) fn unsettle(&mut self) {
+        self.is_settled = false;
+    }
+
+    pub(crate) fn has_asks(&self) -> bool {
+        !self.asks.is_empty()
+    }
+
+    /// Refuses everybody who waits.
+    pub(crate) fn refuse_all(&mut self, failure: &Failure, turn: &mut Turn) {
+        for ask in self.asks.drain(..) {
+            turn.refuse(ask, failure.clone());
+        }
+    }
+}
+
+impl Replica {
+    /// Answers when the members are as described; `expected` guards against a description that is
+    /// newer or older than the asker's.
+    pub(crate) fn await_members(&mut self, ask: Ask, expected: &[Member], turn: &mut Turn) {
+        let shard = self.shard();
+        let wish = wished(&self.descriptor);
+        let same = expected.len() == wish.members.len()
+            && expected.iter().all(|m| wish.members.get(&m.node) == Some(&m.role));
+        if !expected.is_empty() && !same {
+            let epoch = self.descriptor.epoch;
+            let text = format!("shard {shard} has other members at epoch {epoch}");
+            turn.refuse(ask, Failure::new(Code::StaleEpoch, text));
+            return;
+        }
+        self.members.asks.push(ask);
+        self.members.unsettle();
+    }
+
+    /// Makes the next step towards the description, if this replica leads.
+    pub(crate) fn follow_description(&mut self, turn: &mut Turn) {
+        if self.members.is_settled || !self.leads() {
+            return;
+        }
+        let silent_after = turn.config.raft.election_timeout_min * SILENT_TIMEOUTS;
+        let heard = |at: atoll_base::Time| turn.now.since(at) <= silent_after;
+        let step = next_step(self.group.core(), &self.descriptor, self.is_recorded(), heard);
+        match step {
+            Step::Settled => self.settle_members(turn),
+            Step::Wait(reason) => self.members.waits_for = reason,
+            Step::Change(target) => self.propose_members(target, turn),
+            Step::HandOver(to) => {
+                self.members.waits_for = format!("leadership to be handed to node {to}");
+                self.step(Input::Transfer(to), turn);
+                self.absorb(turn);
+            }
+        }
+    }
+
+    fn propose_members(&mut self, target: Membership, turn: &mut Turn) {
+        let shard = self.shard();
+        self.step(Input::ChangeMembership(target.clone()), turn);
+        let outcome = self.group.output().proposal.take();
+        self.members.waits_for = match outcome {
+            Some(ProposalOutcome::Appended { .. }) => {
+                tracing::info!(shard = shard.0, members = ?target.members, "members are changed");
+                "the group to agree on its members".to_owned()
+            }
+            _ => "its leader to be able to change members".to_owned(),
+        };
+        self.absorb(turn);
+    }
+
+    fn settle_members(&mut self, turn: &mut Turn) {
+        self.members.is_settled = true;
+        self.members.waits_for.clear();
+        let (epoch, index) = (self.descriptor.epoch, self.group.core().membership_index());
+        for ask in std::mem::take(&mut self.members.asks) {
+            turn.answer(ask, AnswerBody::Members { epoch, index });
+        }
+    }
+
+    /// Leadership is elsewhere: the one who has it will know.
+    pub(crate) fn stop_awaiting_members(&mut self, leader: Option<NodeId>, turn: &mut Turn) {
+        self.members.unsettle();
+        self.members.refuse_all(&not_leader(self.descriptor.shard, leader), turn);
+    }
+
+    pub(crate) fn expire_members(&mut self, turn: &mut Turn) {
+        let (now, shard) = (turn.now, self.shard());
+        let (late, waiting) = self.members.asks.drain(..).partition(|ask| ask.deadline <= now);
+        self.members.asks = waiting;
+        let late: Vec<Ask> = late;
+        for ask in late {
+            let text = format!("shard {shard} waits for {}", self.members.waits_for);
+            turn.refuse(ask, Failure::new(Code::DeadlineExceeded, text));
+        }
+    }
+
+    /// Hands leadership over.
+    pub(crate) fn transfer(&mut self, ask: Ask, to: NodeId, turn: &mut Turn) {
+        let core = self.group.core();
+        if core.leader() == Some(to) {
+            turn.answer(ask, AnswerBody::Transferred);
+            return;
+        }
+        if !core.membership().can_lead(to) {
+            let text = format!("node {to} is no voter of shard {}", self.shard());
+            turn.refuse(ask, Failure::new(Code::InvalidArgument, text));
+            return;
+        }
+        self.transfer = Some((ask, to));
+        self.step(Input::Transfer(to), turn);
+        self.absorb(turn);
+    }
+}
+
+/// The configuration that a description asks for.
+pub(crate) fn wished(descriptor: &Descriptor) -> Membership {
+    let mut membership = Membership::default();
+    for member in &descriptor.members {
+        membership.members.insert(member.node, member.role);
+    }
+    // The first member of a descriptor is who should lead, so that leaders spread over the nodes.
+    if let Some(first) = descriptor.members.iter().find(|m| m.role == Role::Voter) {
+        membership.priorities.insert(first.node, 1);
+    }
+    membership
+}
+
+/// What the leader `core` does next; `heard` tells whether a time of hearing somebody is recent.
+fn next_step(
+    core: &RaftCore,
+    descriptor: &Descriptor,
+    is_recorded: bool,
+    heard: impl Fn(atoll_base::Time) -> bool,
+) -> Step {
+    let (current, wish) = (core.membership(), wished(descriptor));
+    if current.is_joint() || core.membership_index() > core.applied() {
+        return Step::Wait("the group to agree on its members".to_owned());
+    }
+    if *current == wish {
+        // M4: what is in force may still be known from the description only.
+        return if is_recorded { Step::Settled } else { Step::Change(wish) };
+    }
+    let newcomers = newcomers(current, &wish);
+    if !newcomers.is_empty() {
+        let mut target = current.clone();
+        target.members.extend(newcomers);
+        return Step::Change(target);
+    }
+    if let Some(reason) = lagging(core, &wish) {
+        return Step::Wait(reason);
+    }
+    let target = match hand_over(core, &wish) {
+        HandOver::NotNeeded => wish,
+        HandOver::Step(step) => return step,
+        HandOver::Later(target) => target,
+    };
+    match silent(core, &target, heard) {
+        Some(reason) => Step::Wait(reason),
+        None => Step::Change(target),
+    }
+}
+
+/// Those who are to come, in the role in which they begin: nobody begins as a voter (M2). A witness
+/// has nothing to catch up with; it comes when the votes change.
+fn newcomers(current: &Membership, wish: &Membership) -> Vec<(NodeId, Role)> {
+    let is_new = |node: &NodeId| !current.members.contains_key(node);
+    let new = wish.members.iter().filter(|(node, role)| is_new(node) && **role == Role::Voter);
+    new.map(|(node, _)| (*node, Role::Learner)).collect()
+}
+
+/// Which learner that is to vote is still behind.
+fn lagging(core: &RaftCore, wish: &Membership) -> Option<String> {
+    let current = core.membership();
+    let becomes_voter = |node: &NodeId| {
+        wish.members.get(node) == Some(&Role::Voter)
+            && current.members.get(node) == Some(&Role::Learner)
+    };
+    let last = core.last_index();
+    core.progress().iter().filter(|(node, _)| becomes_voter(node)).find_map(|(node, p)| {
+        let is_near = p.state == SendState::Replicate && last.0 - p.matched.0 <= CATCH_UP_ENTRIES;
+        let state = match p.state {
+            SendState::Snapshot => "is getting a snapshot",
+            _ => "has",
+        };
+        (!is_near).then(|| {
+            format!("node {node} to catch up: it {state}, {} of {last} entries", p.matched)
+        })
+    })
+}
+
+enum HandOver {
+    NotNeeded,
+    /// First this.
+    Step(Step),
+    /// After these members, which keep the leader, are in force.
+    Later(Membership),
+}
+
+/// What a leader does that is not to vote any more: it makes somebody else lead, who removes it.
+fn hand_over(core: &RaftCore, wish: &Membership) -> HandOver {
+    let (me, current) = (core.id(), core.membership());
+    if wish.members.get(&me) == Some(&Role::Voter) {
+        return HandOver::NotNeeded;
+    }
+    let stays = |node: &NodeId| {
+        wish.members.get(node) == Some(&Role::Voter)
+            && current.members.get(node) == Some(&Role::Voter)
+    };
+    if !current.members.keys().any(stays) {
+        return HandOver::Later(wish.clone().with(me, Role::Voter));
+    }
+    let able = core
+        .progress()
+        .iter()
+        .filter(|(node, p)| stays(node) && p.alive && p.state == SendState::Replicate);
+    let best =
+        able.max_by_key(|(node, p)| (wish.priority(*node), p.matched)).map(|(node, _)| *node);
+    let Some(to) = best else {
+        let text = "a remaining voter that can take over the leadership";
+        return HandOver::Step(Step::Wait(text.to_owned()));
+    };
+    if current.priority(to) <= current.priority(me) && current.priority(me) > 0 {
+        // Or the group would hand leadership back.
+        let mut target = current.clone();
+        target.priorities = [(to, 1)].into();
+        return HandOver::Step(Step::Change(target));
+    }
+    if core.is_transferring() {
+        return HandOver::Step(Step::Wait(format!("leadership to be handed to node {to}")));
+    }
+    HandOver::Step(Step::HandOver(to))
+}
+
+/// Who of the target does not answer, where that would leave it without a majority (M3).
+fn silent(
+    core: &RaftCore,
+    target: &Membership,
+    heard: impl Fn(atoll_base::Time) -> bool,
+) -> Option<String> {
+    let answers = |node: NodeId| {
+        let known = core.progress().iter().find(|(n, _)| *n == node);
+        node == core.id() || known.is_some_and(|(_, p)| p.alive && heard(p.heard_at))
+    };
+    let voters: Vec<NodeId> =
+        target.members.iter().filter(|(_, r)| r.votes()).map(|(n, _)| *n).collect();
+    let missing: Vec<String> =
+        voters.iter().filter(|n| !answers(**n)).map(ToString::to_string).collect();
+    let needed = target.quorum.replication(voters.len());
+    if voters.len() - missing.len() >= needed {
+        return None;
+    }
+    Some(format!(
+        "a majority of the new members: {needed} of {} must answer, silent: node {}",
+        voters.len(),
+        missing.join(", ")
+    ))
+}

@@ -1,0 +1,191 @@
+//! Replicas that the group has left behind are deleted by order.
+//!
+//! That a description leaves this node out deletes nothing (trap T15): it may be old news, or the group
+//! may not have agreed yet and still count this copy. So a replica stays, serving nothing, until
+//! somebody orders it away who has heard from the group's leader that a configuration without this node
+//! is committed. The order is obeyed only if
+//!
+//! * the description of that epoch, or a later one, leaves this node out, and
+//! * the replica's own log knows of no later configuration that includes it: then it was taken in again
+//!   after the order was given, and what it has acknowledged since counts.
+//!
+//! A gravestone with the epoch stays behind: no description up to it brings the replica back, not even
+//! the founding one that a node is started with.
+
+use std::collections::BTreeMap;
+
+use atoll_base::{Code, Epoch, Failure, LogIndex, ShardId, Ticket};
+use atoll_coord::{AnswerBody, Descriptor};
+use atoll_machine::{KeyRange, SnapshotWriter};
+use atoll_storage::WriteBatch;
+
+use crate::ask::Ask;
+use crate::catalog::erase_shard_records;
+use crate::lane::Lane;
+use crate::records;
+
+/// Steps of clearing, of about a thousand keys each, in one turn.
+const CLEAR_STEPS_PER_TURN: usize = 4;
+
+/// A replica whose data is being deleted.
+struct Retiring {
+    writer: Option<SnapshotWriter>,
+    asks: Vec<Ask>,
+    /// What the catalog said meanwhile.
+    later: Option<Descriptor>,
+}
+
+/// The replicas of a lane that go.
+#[derive(Default)]
+pub(crate) struct Retirements {
+    under_way: BTreeMap<ShardId, Retiring>,
+    /// Log writes up to these were made by replicas that are gone.
+    gone: BTreeMap<ShardId, Ticket>,
+}
+
+impl Retirements {
+    pub(crate) fn is_idle(&self) -> bool {
+        self.under_way.is_empty()
+    }
+
+    /// Keeps a description for when the old replica is gone. True when it was kept.
+    pub(crate) fn postpone(&mut self, descriptor: &Descriptor) -> bool {
+        match self.under_way.get_mut(&descriptor.shard) {
+            Some(retiring) => {
+                retiring.later = Some(descriptor.clone());
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The replica of `shard` is gone; what it gave the log up to `last` is not its successor's.
+    pub(crate) fn note_gone(&mut self, shard: ShardId, last: Ticket) {
+        self.gone.insert(shard, last);
+    }
+
+    /// True when a write of this ticket belongs to a replica that is gone.
+    pub(crate) fn is_gone(&self, shard: ShardId, ticket: Ticket) -> bool {
+        self.gone.get(&shard).is_some_and(|last| ticket <= *last)
+    }
+}
+
+impl Lane {
+    /// Deletes this node's replica of `shard`, if that is safe.
+    pub(crate) fn retire(&mut self, shard: ShardId, ask: Ask, epoch: Epoch, index: LogIndex) {
+        if let Some(retiring) = self.retirements.under_way.get_mut(&shard) {
+            retiring.asks.push(ask);
+            return;
+        }
+        if !self.replicas.contains_key(&shard) {
+            self.turn.answer(ask, AnswerBody::Retired);
+            return;
+        }
+        let batch = match self.check_retirement(shard, epoch, index) {
+            Ok(()) => self.begin_retirement(shard, ask),
+            Err(failure) => return self.turn.refuse(ask, failure),
+        };
+        if let Err(reason) = self.turn.engine.write(batch) {
+            tracing::error!(shard = shard.0, %reason, "retired replica can't be cleared");
+        }
+    }
+
+    fn check_retirement(
+        &self,
+        shard: ShardId,
+        epoch: Epoch,
+        index: LogIndex,
+    ) -> Result<(), Failure> {
+        let node = self.turn.config.node;
+        let replica = &self.replicas[&shard];
+        let known = replica.descriptor.epoch;
+        if known < epoch {
+            let text =
+                format!("shard {shard} is at epoch {known} on node {node}, order has {epoch}");
+            return Err(Failure::new(Code::StaleEpoch, text));
+        }
+        let refuse = |why: String| Err(Failure::new(Code::PreconditionFailed, why));
+        if replica.descriptor.members.iter().any(|m| m.node == node) {
+            return refuse(format!("node {node} is a member of shard {shard} at epoch {known}"));
+        }
+        let core = replica.group.core();
+        let at = core.membership_index();
+        if core.membership().contains(node) && at > index || core.is_leader() {
+            return refuse(format!(
+                "node {node} is in the configuration of shard {shard} at entry {at}, order has {index}"
+            ));
+        }
+        Ok(())
+    }
+
+    fn begin_retirement(&mut self, shard: ShardId, ask: Ask) -> WriteBatch {
+        let descriptor = self.replicas[&shard].descriptor.clone();
+        tracing::info!(shard = shard.0, epoch = descriptor.epoch.0, "replica is retired");
+        self.remove_replica(shard, "it left the group");
+        let range = KeyRange { start: descriptor.start.clone(), end: descriptor.end.clone() };
+        let mut writer = SnapshotWriter::new(shard, descriptor.keyspace, range);
+        let mut batch = writer.begin();
+        records::remove(&mut batch, shard);
+        records::put_gravestone(&mut batch, shard, descriptor.epoch);
+        let retiring = Retiring { writer: Some(writer), asks: vec![ask], later: None };
+        self.retirements.under_way.insert(shard, retiring);
+        batch
+    }
+
+    /// Clears some more of what retired replicas had.
+    pub(crate) fn run_retirements(&mut self) {
+        let shards: Vec<ShardId> = self.retirements.under_way.keys().copied().collect();
+        for shard in shards {
+            let engine = self.turn.engine.clone();
+            let Some(retiring) = self.retirements.under_way.get_mut(&shard) else { continue };
+            let done = match clear_some(shard, retiring, engine.as_ref()) {
+                Ok(done) => done,
+                Err(reason) => {
+                    tracing::error!(shard = shard.0, reason, "retired replica can't be cleared");
+                    let text = format!("data of shard {shard} can't be deleted: {reason}");
+                    let failure = Failure::new(Code::Internal, text);
+                    for ask in retiring.asks.drain(..) {
+                        self.turn.refuse(ask, failure.clone());
+                    }
+                    true
+                }
+            };
+            if done {
+                self.end_retirement(shard);
+            }
+        }
+    }
+
+    fn end_retirement(&mut self, shard: ShardId) {
+        let Some(retiring) = self.retirements.under_way.remove(&shard) else { return };
+        for ask in retiring.asks {
+            self.turn.answer(ask, AnswerBody::Retired);
+        }
+        self.upkeep.persist_soon();
+        if let Some(descriptor) = retiring.later {
+            self.describe(descriptor);
+        }
+    }
+}
+
+/// True when everything is deleted.
+fn clear_some(
+    shard: ShardId,
+    retiring: &mut Retiring,
+    engine: &dyn atoll_storage::Engine,
+) -> Result<bool, String> {
+    for _ in 0..CLEAR_STEPS_PER_TURN {
+        let Some(writer) = &mut retiring.writer else { return Ok(true) };
+        match writer.clear(engine).map_err(|e| e.to_string())? {
+            Some(batch) => engine.write(batch).map_err(|e| e.to_string())?,
+            None => {
+                let Some(writer) = retiring.writer.take() else { return Ok(true) };
+                let mut batch = writer.finish_empty();
+                erase_shard_records(shard, &mut batch);
+                engine.write(batch).map_err(|e| e.to_string())?;
+                return Ok(true);
+            }
+        }
+    }
+    Ok(false)
+}
