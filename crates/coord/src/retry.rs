@@ -153,8 +153,13 @@ fn settle(failure: Failure, attempts: Attempts) -> Failure {
 fn deadline(last: &Failure, attempts: Attempts) -> Failure {
     let happened = if attempts.uncertain { Happened::Maybe } else { last.happened };
     let failed = attempts.failed;
+    // When the cluster has refused for want of room all the time, that is what callers must know.
+    let code = match (last.code, happened) {
+        (Code::DiskFull | Code::Overloaded, Happened::No) => last.code,
+        _ => Code::DeadlineExceeded,
+    };
     Failure::new(
-        Code::DeadlineExceeded,
+        code,
         format!("deadline passed after {failed} attempts, the last one: {}", last.message),
     )
     .with_happened(happened)
@@ -296,6 +301,19 @@ mod tests {
             Case::new().decide(failure(Code::NoLeader), Repeatable::Always, Duration::ZERO);
         let Decision::GiveUp(f) = decision else { panic!("{decision:?}") };
         assert_eq!((f.code, f.happened), (Code::DeadlineExceeded, Happened::No));
+    }
+
+    #[test]
+    fn want_of_room_keeps_its_name_unless_something_may_have_happened() {
+        for code in [Code::DiskFull, Code::Overloaded] {
+            let mut case = Case::new();
+            for wanted in [(code, Happened::No), (Code::DeadlineExceeded, Happened::Maybe)] {
+                let decision = case.decide(failure(code), Repeatable::Always, Duration::ZERO);
+                let Decision::GiveUp(f) = decision else { panic!("{decision:?}") };
+                assert_eq!((f.code, f.happened), wanted);
+                case.decide(failure(Code::Indeterminate), Repeatable::Always, LONG);
+            }
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use atoll_base::{Code, Failure, Time};
 use atoll_coord::{Origin, Request};
 use atoll_transport::call::{decode_answer, encode_call};
-use atoll_transport::limits::WireLimits;
+use atoll_transport::limits::{MESSAGE_BYTES_MAX, WireLimits};
 use atoll_transport::status::from_status;
 use atoll_transport::stub::v1::session_client::SessionClient;
 use atoll_wire::v1::{self as pb, ClientFrame, ServerFrame};
@@ -68,7 +68,11 @@ impl Link for RemoteLink {
                 .max_encoding_message_size(bytes_max);
             let (frames, receiver) = mpsc::channel(FRAMES_QUEUED);
             let opened = client.open(ReceiverStream::new(receiver)).await;
-            let stream = opened.map_err(|status| from_status(&status))?.into_inner();
+            let opened = opened.map_err(|status| from_status(&status))?;
+            let theirs = opened.metadata().get(MESSAGE_BYTES_MAX).and_then(|v| v.to_str().ok());
+            let theirs = theirs.and_then(|v| v.parse().ok()).unwrap_or(usize::MAX);
+            let stream = opened.into_inner();
+            let bytes_max = bytes_max.min(theirs);
             let calls = RemoteCalls { frames, bytes_max, started: Instant::now() };
             Ok(Connection { calls: Box::new(calls), answers: Box::new(RemoteAnswers { stream }) })
         })
@@ -107,7 +111,7 @@ impl RemoteCalls {
         let bytes = prost::Message::encoded_len(&wire) + CALL_OVERHEAD;
         if bytes > self.bytes_max {
             let max = self.bytes_max;
-            let text = format!("the call has {bytes} bytes, a message has at most {max}");
+            let text = format!("the call has {bytes} bytes, the limit of a message is {max}");
             return Err(Failure::new(Code::TooLarge, text));
         }
         Ok((wire, bytes))

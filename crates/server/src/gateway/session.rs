@@ -17,11 +17,13 @@ use atoll_base::{Code, Epoch, Failure, Happened, ShardId};
 use atoll_coord::{Answer, AnswerBody, Origin, Request as ShardRequest, RequestBody};
 use atoll_machine::{KeyValue, Reply, TxnResult};
 use atoll_transport::call::{decode_call, encode_answer};
+use atoll_transport::limits::MESSAGE_BYTES_MAX;
 use atoll_transport::status::to_status;
 use atoll_transport::stub::v1::session_server;
 use atoll_wire::v1::{ClientFrame, ServerFrame};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
+use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::drive::Hub;
@@ -79,13 +81,17 @@ impl session_server::Session for Sessions {
         });
         let frames = request.into_inner();
         tokio::spawn(hear(session.clone(), frames, attached.sender, self.stop.clone()));
-        Ok(Response::new(ServerFrames {
+        let mut opened = Response::new(ServerFrames {
             session,
             answers: attached.answers,
             batches: Vec::new(),
             waiting: VecDeque::new(),
             frame_bytes_max: self.message_bytes_max - self.message_bytes_max / 8,
-        }))
+        });
+        opened
+            .metadata_mut()
+            .insert(MESSAGE_BYTES_MAX, MetadataValue::from(self.message_bytes_max));
+        Ok(opened)
     }
 }
 
