@@ -36,7 +36,8 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("atoll: {error:#}");
-            ExitCode::FAILURE
+            // As for the client commands: 2 says that the call makes no sense.
+            if error.is::<config::ConfigError>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

@@ -12,7 +12,7 @@ mod table;
 mod value;
 
 pub(crate) use bootstrap::{Bootstrap, Member};
-pub(crate) use load::{load, load_flags, matches_of};
+pub(crate) use load::{ConfigError, load, load_flags, matches_of};
 #[cfg(test)]
 pub(crate) use table::SETTINGS;
 pub(crate) use table::{LogFormat, NodeConfig};

@@ -37,6 +37,7 @@ pub(crate) struct NodeConfig {
     pub(crate) engine_write_buffer_bytes: u64,
     pub(crate) persist_bytes: u64,
     pub(crate) persist_interval: Duration,
+    pub(crate) log_keep_entries: u64,
     pub(crate) disk_reserve_bytes: u64,
     pub(crate) history_revisions: u64,
     pub(crate) shutdown_timeout: Duration,
@@ -351,6 +352,17 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Makes applied changes durable in the engine after so long, if there are any.",
         |c, v| {
             c.persist_interval = timed(v, MS(100), MS(3_600_000))?;
+            Ok(())
+        },
+    ),
+    setting(
+        "log_keep_entries",
+        Some("10000"),
+        "0 or more",
+        "Entries kept in a shard's log behind what is durable in the engine, for followers that lag \
+         a little; one further behind gets a snapshot.",
+        |c, v| {
+            c.log_keep_entries = value::number(v, 0, u64::MAX)?;
             Ok(())
         },
     ),

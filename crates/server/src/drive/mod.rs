@@ -46,12 +46,14 @@
 //!   disk holds is unknown, and only a restart that reads it tells.
 //! * **D2** A panic of a lane, log or upkeep thread aborts the process; a failed assertion in one
 //!   replica is caught inside the lane and quarantines that replica only.
+//!   An engine that is damaged or refuses writes ends the process too; see [`guarded`].
 //! * **D3** Optional inputs (calls, peers' messages) are refused when a lane's queue is full; what
 //!   a lane must hear (written, persisted, catalog) is never refused and bounded by its source.
 
 mod catalog;
 mod clock;
 mod found;
+mod guarded;
 mod hub;
 mod identity;
 mod lanes;

@@ -11,8 +11,7 @@ use atoll_coord::plan::BootstrapNode;
 use atoll_coord::{Catalog, RequestBody};
 use atoll_node::{Lane, LaneConfig, LaneStart, Limits, OpenError, RaftSettings, Upkeep};
 use atoll_storage::{
-    Disk, Engine, EngineError, FjallEngine, FjallOptions, LogError, LogOptions, LogWriter,
-    RealDisk, Recovered,
+    Disk, Engine, EngineError, FjallOptions, LogError, LogOptions, LogWriter, RealDisk, Recovered,
 };
 use atoll_transport::limits::WireLimits;
 use atoll_transport::link::{self, LinkSettings, Links, Peer, Receiver};
@@ -23,6 +22,7 @@ use tokio::net::TcpListener;
 use super::catalog::CatalogView;
 use super::clock::Clock;
 use super::found::found;
+use super::guarded::{GuardedEngine, Peers};
 use super::hub::{Caller, Hub, PeerInbox};
 use super::identity::{DataFolder, FolderError};
 use super::lanes::Lanes;
@@ -174,7 +174,8 @@ fn open(path: &Path, config: &NodeConfig) -> Result<Opened, StartError> {
         memtable_bytes: config.engine_write_buffer_bytes,
         ..FjallOptions::default()
     };
-    let engine = FjallEngine::open(&engine_path, options)
+    let peers = if config.bootstrap.members.len() > 1 { Peers::Some } else { Peers::None };
+    let engine = GuardedEngine::open(path, &options, peers)
         .map_err(|source| StartError::Engine { path: engine_path.display().to_string(), source })?;
     let log_path = path.join("log");
     let segment_bytes = u32::try_from(config.log_segment_bytes).unwrap_or(1 << 30) / 8 * 8;
@@ -261,6 +262,7 @@ fn lane_config(config: &NodeConfig, hub: &Hub, lane: LaneId) -> LaneConfig {
         upkeep: Upkeep {
             persist_bytes: config.persist_bytes,
             persist_interval: config.persist_interval,
+            log_keep_entries: config.log_keep_entries,
             history_revisions: config.history_revisions,
             ..Upkeep::default()
         },

@@ -1,7 +1,7 @@
 //! Ending the process, when going on would be worse (D1, D2).
 
 /// Ends the process, saying why on standard error even where logs go elsewhere.
-pub(super) fn abort(why: &str) -> ! {
+pub(crate) fn abort(why: &str) -> ! {
     tracing::error!("{why}");
     eprintln!("atoll: {why}");
     std::process::abort();

@@ -4,3 +4,5 @@ mod abort;
 pub(super) mod lane;
 pub(super) mod log;
 pub(super) mod upkeep;
+
+pub(crate) use abort::abort;
