@@ -1,0 +1,255 @@
+//! Clusters of `atoll serve` processes.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use atoll_client::{Client, Keyspace, KeyspaceInfo, KeyspaceSpec, Options, ReplicaStatus, ShardId};
+use tempfile::TempDir;
+
+use super::ports::Ports;
+use super::process::{Process, Signal, http_get};
+use super::wait::eventually;
+
+/// Settings that keep several nodes on one small machine quick; a test adds its own.
+const SETTINGS: &[&str] = &[
+    "--lanes=2",
+    "--worker-threads=2",
+    "--election-timeout=500ms",
+    "--heartbeat-interval=60ms",
+    "--log-segment-bytes=32MiB",
+    "--engine-cache-bytes=16MiB",
+    "--engine-write-buffer-bytes=8MiB",
+    "--disk-reserve-bytes=0",
+];
+
+/// How long a cluster may take to get somewhere, on a machine that is busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Nodes 1 to n, each with a folder and three ports of its own that it keeps over restarts.
+pub(crate) struct Cluster {
+    nodes: Vec<Option<Process>>,
+    addresses: Vec<Addresses>,
+    settings: Vec<String>,
+    folder: TempDir,
+    _ports: Ports,
+}
+
+#[derive(Clone, Debug)]
+struct Addresses {
+    client: u16,
+    peer: u16,
+    http: u16,
+}
+
+impl Cluster {
+    /// Starts `nodes` nodes and waits until they are ready.
+    pub(crate) async fn start(nodes: usize, settings: &[&str]) -> Self {
+        let mut this = Self::prepare(nodes, settings);
+        this.start_all();
+        this.ready().await;
+        this
+    }
+
+    /// A cluster of which nothing runs yet.
+    pub(crate) fn prepare(nodes: usize, settings: &[&str]) -> Self {
+        let mut ports = Ports::new();
+        let mut three =
+            || Addresses { client: ports.reserve(), peer: ports.reserve(), http: ports.reserve() };
+        let addresses = (0..nodes).map(|_| three()).collect();
+        let name = |flag: &str| flag.split('=').next().unwrap_or_default().to_owned();
+        let is_given = |flag: &str| settings.iter().any(|s| name(s) == name(flag));
+        let common = SETTINGS.iter().filter(|s| !is_given(s));
+        let settings = common.chain(settings).map(|&s| s.to_owned()).collect();
+        Self {
+            nodes: (0..nodes).map(|_| None).collect(),
+            addresses,
+            settings,
+            folder: tempfile::tempdir().expect("a temporary folder"),
+            _ports: ports,
+        }
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Where `node` keeps its data.
+    pub(crate) fn data(&self, node: usize) -> PathBuf {
+        self.folder.path().join(format!("node-{node}"))
+    }
+
+    /// Where clients reach `node`.
+    pub(crate) fn client_address(&self, node: usize) -> String {
+        format!("127.0.0.1:{}", self.addresses[node - 1].client)
+    }
+
+    pub(crate) fn peer_address(&self, node: usize) -> String {
+        format!("127.0.0.1:{}", self.addresses[node - 1].peer)
+    }
+
+    pub(crate) fn http_address(&self, node: usize) -> String {
+        format!("127.0.0.1:{}", self.addresses[node - 1].http)
+    }
+
+    /// All nodes' client addresses, as `--endpoints` wants them.
+    pub(crate) fn endpoints(&self) -> String {
+        let all: Vec<String> = self.all().map(|node| self.client_address(node)).collect();
+        all.join(",")
+    }
+
+    /// The ids of all nodes.
+    pub(crate) fn all(&self) -> impl Iterator<Item = usize> + use<> {
+        1..=self.nodes.len()
+    }
+
+    /// The flags that `node` is started with.
+    pub(crate) fn args(&self, node: usize) -> Vec<String> {
+        let list: Vec<String> = (1..)
+            .zip(&self.addresses)
+            .map(|(id, at)| format!("{id}=127.0.0.1:{}/{}/{}", at.client, at.peer, at.http))
+            .collect();
+        let mut args = vec![
+            "serve".to_owned(),
+            format!("--node-id={node}"),
+            format!("--data={}", self.data(node).display()),
+            format!("--listen={}", self.client_address(node)),
+            format!("--peer-listen={}", self.peer_address(node)),
+            format!("--http-listen={}", self.http_address(node)),
+            format!("--bootstrap={}", list.join(",")),
+        ];
+        args.extend(self.settings.iter().cloned());
+        args
+    }
+
+    /// Starts a node that does not run.
+    pub(crate) fn start_node(&mut self, node: usize) {
+        assert!(self.nodes[node - 1].is_none(), "node {node} runs already");
+        let process = Process::start(self.folder(), &format!("node-{node}"), &self.args(node));
+        self.nodes[node - 1] = Some(process);
+    }
+
+    pub(crate) fn start_all(&mut self) {
+        for node in self.all() {
+            if self.nodes[node - 1].is_none() {
+                self.start_node(node);
+            }
+        }
+    }
+
+    /// `kill -9`.
+    pub(crate) fn kill_node(&mut self, node: usize) {
+        self.nodes[node - 1].take().expect("it runs").kill();
+    }
+
+    /// The process of a node that runs.
+    pub(crate) fn node(&mut self, node: usize) -> &mut Process {
+        self.nodes[node - 1].as_mut().expect("it runs")
+    }
+
+    pub(crate) fn send(&mut self, node: usize, signal: Signal) {
+        self.node(node).send(signal);
+    }
+
+    /// Waits until every node that runs says that it is ready.
+    pub(crate) async fn ready(&mut self) {
+        for node in self.all() {
+            if self.nodes[node - 1].is_some() {
+                self.node_ready(node).await;
+            }
+        }
+    }
+
+    /// Waits until a node says that it is ready.
+    pub(crate) async fn node_ready(&mut self, node: usize) {
+        let address = self.http_address(node);
+        eventually(&format!("node {node} is ready"), PATIENCE, async || {
+            if let Some(status) = self.node(node).ended() {
+                panic!("node {node} ended with {status}");
+            }
+            match http_get(&address, "/ready")? {
+                (200, _) => Ok(()),
+                (code, body) => Err(format!("{code}: {body}")),
+            }
+        })
+        .await;
+    }
+
+    /// Panics when a node that runs has ended, panicked or quarantined something.
+    pub(crate) fn check_sound(&mut self) {
+        self.nodes.iter_mut().flatten().for_each(Process::check_sound);
+    }
+
+    /// A client that knows all nodes; its calls take at most `timeout`.
+    pub(crate) async fn client(&self, timeout: Duration) -> Client {
+        let addresses = self.all().map(|node| self.client_address(node));
+        let options = Options { timeout, ..Options::default() };
+        let client = Client::builder().addresses(addresses).options(options).connect().await;
+        client.expect("the cluster is there")
+    }
+
+    /// Makes a keyspace whose shards begin at `splits`, and waits until each has a leader.
+    pub(crate) async fn keyspace(
+        &self,
+        client: &Client,
+        name: &str,
+        splits: &[&str],
+    ) -> (Keyspace, KeyspaceInfo) {
+        let mut spec = KeyspaceSpec::new(name);
+        spec.split_keys = splits.iter().map(|s| s.as_bytes().to_vec().into()).collect();
+        let info = client.create_keyspace(&spec).await.expect("the keyspace is made");
+        for shard in &info.shards {
+            leader(client, shard.shard).await;
+        }
+        (client.keyspace(name), info)
+    }
+}
+
+/// What every node that answers says of its replica of a shard.
+pub(crate) async fn replicas(client: &Client, shard: ShardId) -> Vec<ReplicaStatus> {
+    let Ok(status) = client.cluster_status().await else { return Vec::new() };
+    let answered = status.nodes.into_iter().filter_map(|n| n.replicas.ok());
+    answered.flatten().filter(|r| r.shard == shard).collect()
+}
+
+/// The node that leads a shard; waits until there is one.
+pub(crate) async fn leader(client: &Client, shard: ShardId) -> usize {
+    eventually(&format!("shard {shard} has a leader"), PATIENCE, async || {
+        let replicas = replicas(client, shard).await;
+        let leads = replicas.iter().filter(|r| r.state == "leader").max_by_key(|r| r.term);
+        let found = leads.map(|r| r.node.0 as usize);
+        found.ok_or_else(|| format!("replicas: {replicas:?}"))
+    })
+    .await
+}
+
+impl Cluster {
+    /// What `node` says of its replica of a shard.
+    pub(crate) async fn replica(
+        &self,
+        client: &Client,
+        node: usize,
+        shard: ShardId,
+    ) -> Option<ReplicaStatus> {
+        replicas(client, shard).await.into_iter().find(|r| r.node.0 as usize == node)
+    }
+
+    /// Makes `node` the leader of a shard.
+    pub(crate) async fn lead(&self, client: &Client, node: usize, shard: ShardId) {
+        eventually(&format!("node {node} leads shard {shard}"), PATIENCE, async || {
+            if leader(client, shard).await == node {
+                return Ok(());
+            }
+            let to = atoll_client::NodeId(node as u64);
+            let asked = client.transfer_leader(shard, to).await;
+            Err(format!("asked: {asked:?}"))
+        })
+        .await;
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // Stopped ones too: SIGKILL ends them.
+        self.nodes.iter_mut().for_each(|node| drop(node.take()));
+    }
+}
