@@ -13,8 +13,8 @@ use std::time::Instant;
 
 use atoll_base::{ClientId, Entry, EntryKind, KeyspaceId, Rng, Sequence, ShardId, Term, Timestamp};
 use atoll_machine::{
-    BatchWriter, Command, CommandId, KeyEnd, KeyRange, MachineLimits, Op, PutOp, RangeQuery,
-    ShardMachine, WatchHub, WatchLimits,
+    Applied, BatchWriter, Command, CommandId, KeyEnd, KeyRange, MachineLimits, Op, PutOp,
+    RangeQuery, ShardMachine, WatchHub, WatchLimits,
 };
 use atoll_storage::{Engine, MemEngine};
 use bytes::Bytes;
@@ -64,7 +64,7 @@ fn main() {
             for entry in &entries {
                 batch.apply(entry, &mut replies).unwrap();
             }
-            let (writes, events) = batch.finish().unwrap();
+            let Applied { writes, events, .. } = batch.finish().unwrap();
             apply += start.elapsed().as_nanos();
             let start = Instant::now();
             engine.write(writes).unwrap();

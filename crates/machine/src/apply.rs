@@ -1,14 +1,16 @@
 //! One lane turn of one shard: entries in, one engine batch out.
 
-use atoll_base::{Entry, EntryKind, LogIndex};
+use atoll_base::{Entry, EntryKind, LogIndex, Term};
 use atoll_storage::{Engine, Tree, WriteBatch};
 
 use crate::batch::BatchReader;
 use crate::command::{Command, Op};
+use crate::effect::Effect;
 use crate::error::MachineError;
 use crate::event::Event;
 use crate::keys;
 use crate::kv::{KvBatch, Stop};
+use crate::lock::LockTable;
 use crate::machine::ShardMachine;
 use crate::reply::Reply;
 use crate::session::{Admission, SessionTable};
@@ -16,8 +18,22 @@ use crate::session::{Admission, SessionTable};
 /// Applies entries and gathers what they write. Reads inside see the batch's own writes.
 pub struct ApplyBatch<'a> {
     machine: &'a mut ShardMachine,
-    kv: KvBatch<'a>,
+    pub(crate) kv: KvBatch<'a>,
     sessions: SessionTable,
+    pub(crate) locks: LockTable,
+    pub(crate) effects: Vec<Effect>,
+    /// The term of the entry that is being applied.
+    pub(crate) term: Term,
+}
+
+/// What a batch leaves.
+pub struct Applied {
+    /// To be written to the engine in one piece.
+    pub writes: WriteBatch,
+    /// What watchers may be told once it is written.
+    pub events: Vec<Event>,
+    /// What the leader must hear of once it is written.
+    pub effects: Vec<Effect>,
 }
 
 impl ShardMachine {
@@ -35,9 +51,12 @@ impl ShardMachine {
 impl<'a> ApplyBatch<'a> {
     fn new(machine: &'a mut ShardMachine, engine: &'a dyn Engine) -> Self {
         let scope = machine.scope.clone();
-        let kv = KvBatch::new(scope, machine.limits.clone(), machine.state, engine);
+        let leases = std::mem::take(&mut machine.leases);
+        let counts = (machine.state, machine.counters);
+        let kv = KvBatch::new(scope, machine.limits.clone(), counts, leases, engine);
         let sessions = std::mem::take(&mut machine.sessions);
-        Self { machine, kv, sessions }
+        let locks = std::mem::take(&mut machine.locks);
+        Self { machine, kv, sessions, locks, effects: Vec::new(), term: Term::ZERO }
     }
 
     /// The last entry applied, in this batch or before it.
@@ -57,6 +76,7 @@ impl<'a> ApplyBatch<'a> {
         if entry.index != applied.next() {
             return Err(MachineError::OutOfOrder { shard, applied, index: entry.index });
         }
+        self.term = entry.term;
         match entry.kind {
             EntryKind::Commands => {
                 let unreadable = |source| MachineError::Entry { shard, index: entry.index, source };
@@ -74,13 +94,18 @@ impl<'a> ApplyBatch<'a> {
         Ok(())
     }
 
-    /// What to write to the engine, in one piece, and what watchers may be told once it is written.
+    /// What to write to the engine, and what may be told once it is written.
     ///
     /// # Errors
     /// None yet; a lane treats one as it does those of [`ApplyBatch::apply`].
-    pub fn finish(self) -> Result<(WriteBatch, Vec<Event>), MachineError> {
-        let Self { machine, mut kv, mut sessions } = self;
+    pub fn finish(self) -> Result<Applied, MachineError> {
+        let Self { machine, mut kv, mut sessions, locks, effects, term: _ } = self;
         sessions.flush(&kv.scope, &mut kv.overlay);
+        kv.leases.flush(&kv.scope, &mut kv.overlay);
+        if kv.counters != machine.counters {
+            let key = kv.scope.meta_key(keys::COUNTERS);
+            kv.overlay.put(Tree::Meta, key, kv.counters.encode());
+        }
         if kv.state != machine.state {
             let key = kv.scope.meta_key(keys::STATE);
             kv.overlay.put(Tree::Meta, key, kv.state.encode());
@@ -91,9 +116,13 @@ impl<'a> ApplyBatch<'a> {
             }
         }
         machine.state = kv.state;
+        machine.counters = kv.counters;
         machine.sessions = sessions;
+        machine.leases = kv.leases;
+        machine.locks = locks;
         machine.in_batch = false;
-        Ok((kv.overlay.into_batch(kv.scope.current(), kv.scope.history()), kv.events))
+        let writes = kv.overlay.into_batch(kv.scope.current(), kv.scope.history());
+        Ok(Applied { writes, events: kv.events, effects })
     }
 
     /// One command, at most once (M3).
@@ -111,7 +140,7 @@ impl<'a> ApplyBatch<'a> {
         }
     }
 
-    fn perform(&mut self, op: Op) -> Result<Reply, MachineError> {
+    pub(crate) fn perform(&mut self, op: Op) -> Result<Reply, MachineError> {
         let done = match op {
             Op::Put(put) => self.kv.put(put),
             Op::Delete(delete) => self.kv.delete(&delete),
@@ -122,6 +151,9 @@ impl<'a> ApplyBatch<'a> {
                 let count = self.sessions.expire(unused_since, &self.kv.limits, next);
                 Ok(Reply::SessionsExpired { count })
             }
+            Op::Lease(op) => self.lease(op),
+            Op::Lock(op) => self.lock(op),
+            Op::Guarded(guarded) => return self.guarded(guarded),
         };
         match done {
             Ok(reply) => Ok(reply),

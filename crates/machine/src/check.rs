@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use atoll_base::Revision;
+use atoll_base::codec::Writer;
+use atoll_base::{LeaseId, Revision};
 use atoll_storage::{Direction, Engine, ReadView, Tree};
 use bytes::Bytes;
 
+use crate::counters::Counters;
 use crate::error::MachineError;
 use crate::keys::{self, Scope, borrowed, parse_change_key, parse_history_key};
 use crate::kv::{ChangeKind, ChangeRecord, decode_current};
+use crate::lease::attached_cost;
 use crate::machine::ShardMachine;
 use crate::record::Record;
 use crate::state::State;
@@ -36,7 +39,8 @@ impl ShardMachine {
         let current = self.check_current(view)?;
         let history = self.read_history(view)?;
         self.check_changes(view, &current, &history)?;
-        self.check_sessions(view)
+        self.check_sessions(view)?;
+        self.check_coordination(view, &current)
     }
 
     fn scan(
@@ -155,6 +159,59 @@ impl ShardMachine {
         Err(scope.inconsistent(what))
     }
 
+    /// Leases, locks and token marks: what is stored is what memory and keys say (E4, F1 to F4).
+    fn check_coordination(
+        &self,
+        view: &dyn ReadView,
+        current: &BTreeMap<Bytes, Record>,
+    ) -> Result<(), MachineError> {
+        let scope = &self.scope;
+        let fence = self.counters.fence;
+        let mut wanted = self
+            .locks
+            .inspect(scope, &self.leases, fence)
+            .map_err(|what| scope.inconsistent(what))?;
+        if self.counters != Counters::default() {
+            wanted.insert(scope.meta_key(keys::COUNTERS).into(), self.counters.encode().into());
+        }
+        for (id, record) in self.leases.records() {
+            wanted.insert(scope.lease_key(id).into(), record.into());
+        }
+        let mut attached: BTreeMap<LeaseId, (u64, u64)> = BTreeMap::new();
+        for (key, record) in current {
+            let Some(id) = record.lease else { continue };
+            let cost = attached_cost(key, &record.value);
+            let mut w = Writer::default();
+            w.varint(cost);
+            wanted.insert(scope.attached_key(id, key).into(), w.finish().into());
+            let (keys, bytes) = attached.entry(id).or_default();
+            *keys += 1;
+            *bytes += cost;
+        }
+        for (id, lease) in self.leases.iter() {
+            let said = attached.remove(&id).unwrap_or_default();
+            if said != (lease.keys, lease.bytes) {
+                let what = format!("lease {id} says {lease:?}, its keys say {said:?} (E4)");
+                return Err(scope.inconsistent(what));
+            }
+        }
+        if let Some(id) = attached.keys().next() {
+            return Err(scope.inconsistent(format!("keys of lease {id}, which is gone (E4)")));
+        }
+        let stored = self.scan(view, Tree::Meta, &scope.meta_span(keys::COUNTERS..keys::MARK))?;
+        if !stored.iter().map(|(k, v)| (k, v)).eq(wanted.iter()) {
+            let (stored, wanted) = (stored.len(), wanted.len());
+            let what = format!("{wanted} lease and lock records wanted, {stored} others stored");
+            return Err(scope.inconsistent(what));
+        }
+        let marks = self.scan(view, Tree::Meta, &scope.meta_span(keys::MARK..keys::FOREIGN))?;
+        if marks.len() as u64 != self.counters.marks {
+            let (stored, counted) = (marks.len(), self.counters.marks);
+            return Err(scope.inconsistent(format!("{stored} token marks, {counted} counted")));
+        }
+        Ok(())
+    }
+
     /// A hash over every byte that the shard has stored. Replicas that applied the same entries
     /// have the same (M1).
     ///
@@ -168,6 +225,7 @@ impl ShardMachine {
             (Tree::Meta, scope.meta_span(keys::STATE..keys::INSTALLING)),
             (scope.current(), Scope::current_span(start, &end)),
             (scope.history(), Scope::history_span(start, &end)),
+            (Tree::Meta, scope.meta_span(keys::COUNTERS..keys::FOREIGN)),
         ];
         let mut hash = 0xcbf2_9ce4_8422_2325;
         for (tree, span) in &parts {

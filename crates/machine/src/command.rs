@@ -3,6 +3,8 @@
 use atoll_base::{ClientId, LeaseId, Revision, Sequence, Timestamp};
 use bytes::Bytes;
 
+use crate::lease_op::LeaseOp;
+use crate::lock_op::{Guard, LockOp};
 use crate::query::{KeyEnd, RangeQuery};
 
 /// Names a request for ever, so that a retry of it is known (RIFL 3).
@@ -33,8 +35,7 @@ impl Command {
     }
 }
 
-/// What to do. The numbers in the log are those of the codec; 6 to 31 are kept for leases and
-/// locks.
+/// What to do. The numbers in the log are those of the codec.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Op {
     /// Sets one key.
@@ -53,6 +54,21 @@ pub enum Op {
         /// Sessions last used before this log time go.
         unused_since: Timestamp,
     },
+    /// About leases.
+    Lease(LeaseOp),
+    /// About locks, semaphores and elections.
+    Lock(LockOp),
+    /// A write on condition that locks are held.
+    Guarded(GuardedOp),
+}
+
+/// A put, delete or transaction that is refused unless every guard's lock is held with its token.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct GuardedOp {
+    /// The conditions.
+    pub guards: Vec<Guard>,
+    /// A put, a delete or a transaction.
+    pub op: Box<Op>,
 }
 
 /// Sets one key.

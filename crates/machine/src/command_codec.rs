@@ -7,8 +7,11 @@ use atoll_storage::Direction;
 use bytes::Bytes;
 
 use crate::command::{
-    Command, CommandId, Compare, CompareTarget, DeleteOp, Op, PutOp, Relation, TxnOp, TxnStep,
+    Command, CommandId, Compare, CompareTarget, DeleteOp, GuardedOp, Op, PutOp, Relation, TxnOp,
+    TxnStep,
 };
+use crate::lease_op::LeaseOp;
+use crate::lock_op::{Guard, LockOp};
 use crate::query::{KeyEnd, RangeQuery};
 
 /// Transactions inside transactions, at most.
@@ -19,6 +22,8 @@ const OP_DELETE: u8 = 2;
 const OP_TXN: u8 = 3;
 const OP_COMPACT: u8 = 4;
 const OP_EXPIRE_SESSIONS: u8 = 5;
+// 6 to 9 are about leases, 10 to 17 about locks.
+const OP_GUARDED: u8 = 18;
 
 const STEP_RANGE: u8 = 4;
 
@@ -57,25 +62,13 @@ fn unknown(what: &'static str, value: u64) -> DecodeError {
 impl Command {
     /// Appends the command's bytes.
     pub fn encode(&self, w: &mut Writer) {
-        w.u8(match &self.op {
-            Op::Put(_) => OP_PUT,
-            Op::Delete(_) => OP_DELETE,
-            Op::Txn(_) => OP_TXN,
-            Op::Compact { .. } => OP_COMPACT,
-            Op::ExpireSessions { .. } => OP_EXPIRE_SESSIONS,
-        });
+        w.u8(number(&self.op));
         w.u8(flag(self.id.is_some(), WITH_ID));
         if let Some(id) = &self.id {
             w.u64_fixed(id.client.0).varint(id.sequence.0);
             w.varint(id.sequence.0.saturating_sub(id.first_unacknowledged.0));
         }
-        match &self.op {
-            Op::Put(put) => encode_put(put, w),
-            Op::Delete(delete) => encode_delete(delete, w),
-            Op::Txn(txn) => encode_txn(txn, w),
-            Op::Compact { revision } => drop(w.varint(revision.0)),
-            Op::ExpireSessions { unused_since } => drop(w.varint(unused_since.0)),
-        }
+        encode_op(&self.op, w);
     }
 
     /// Takes one command off the front of `r`; its byte strings share the reader's input.
@@ -88,18 +81,66 @@ impl Command {
             0 => None,
             _ => Some(decode_id(r)?),
         };
-        let op = match op {
-            OP_PUT => Op::Put(decode_put(r)?),
-            OP_DELETE => Op::Delete(decode_delete(r)?),
-            OP_TXN => Op::Txn(decode_txn(r, DEPTH_MAX)?),
-            OP_COMPACT => Op::Compact { revision: Revision(r.varint("compact revision")?) },
-            OP_EXPIRE_SESSIONS => {
-                Op::ExpireSessions { unused_since: Timestamp(r.varint("unused since")?) }
-            }
-            other => return Err(unknown("command", u64::from(other))),
-        };
-        Ok(Self { id, op })
+        Ok(Self { id, op: decode_op(op, r)? })
     }
+}
+
+fn number(op: &Op) -> u8 {
+    match op {
+        Op::Put(_) => OP_PUT,
+        Op::Delete(_) => OP_DELETE,
+        Op::Txn(_) => OP_TXN,
+        Op::Compact { .. } => OP_COMPACT,
+        Op::ExpireSessions { .. } => OP_EXPIRE_SESSIONS,
+        Op::Lease(op) => op.number(),
+        Op::Lock(op) => op.number(),
+        Op::Guarded(_) => OP_GUARDED,
+    }
+}
+
+/// Appends what stands behind the number.
+fn encode_op(op: &Op, w: &mut Writer) {
+    match op {
+        Op::Put(put) => encode_put(put, w),
+        Op::Delete(delete) => encode_delete(delete, w),
+        Op::Txn(txn) => encode_txn(txn, w),
+        Op::Compact { revision } => drop(w.varint(revision.0)),
+        Op::ExpireSessions { unused_since } => drop(w.varint(unused_since.0)),
+        Op::Lease(op) => op.encode(w),
+        Op::Lock(op) => op.encode(w),
+        Op::Guarded(GuardedOp { guards, op }) => {
+            w.varint(guards.len() as u64);
+            guards.iter().for_each(|guard| guard.encode(w));
+            encode_op(op, w.u8(number(op)));
+        }
+    }
+}
+
+fn decode_op(number: u8, r: &mut Reader) -> Result<Op, DecodeError> {
+    if let Some(op) = LeaseOp::decode(number, r) {
+        return op.map(Op::Lease);
+    }
+    if let Some(op) = LockOp::decode(number, r) {
+        return op.map(Op::Lock);
+    }
+    Ok(match number {
+        OP_PUT => Op::Put(decode_put(r)?),
+        OP_DELETE => Op::Delete(decode_delete(r)?),
+        OP_TXN => Op::Txn(decode_txn(r, DEPTH_MAX)?),
+        OP_COMPACT => Op::Compact { revision: Revision(r.varint("compact revision")?) },
+        OP_EXPIRE_SESSIONS => {
+            Op::ExpireSessions { unused_since: Timestamp(r.varint("unused since")?) }
+        }
+        OP_GUARDED => {
+            let guards = decode_list(r, "guards", Guard::decode)?;
+            let op = match r.u8("guarded command")? {
+                number @ (OP_PUT | OP_DELETE | OP_TXN) => Box::new(decode_op(number, r)?),
+                other => return Err(unknown("guarded command", u64::from(other))),
+            };
+            Op::Guarded(GuardedOp { guards, op })
+        }
+        other => return Err(unknown("command", u64::from(other))),
+    })
 }
 
 fn decode_id(r: &mut Reader) -> Result<CommandId, DecodeError> {

@@ -4,11 +4,12 @@
 
 use std::ops::Bound;
 
-use atoll_base::ordkey::{KeyReader, KeyWriter};
-use atoll_base::{ClientId, KeyspaceId, Revision, ShardId};
+use atoll_base::ordkey::{KeyReader, KeyWriter, prefix_end};
+use atoll_base::{ClientId, KeyspaceId, LeaseId, Revision, ShardId};
 use atoll_storage::Tree;
 use bytes::Bytes;
 
+use crate::lock_op::Guard;
 use crate::query::{KeyEnd, KeyRange};
 
 /// `(shard, STATE)`: the machine's counters.
@@ -23,6 +24,23 @@ pub(crate) const FORGOTTEN: u8 = 4;
 pub(crate) const CHANGE: u8 = 5;
 /// `(shard, INSTALLING)`: a snapshot is being installed.
 pub(crate) const INSTALLING: u8 = 6;
+
+/// `(shard, COUNTERS)`: what leases and locks count.
+pub(crate) const COUNTERS: u8 = 7;
+/// `(shard, LEASE, lease)`: a lease that lives.
+pub(crate) const LEASE: u8 = 8;
+/// `(shard, ATTACHED, lease, key)`: a key that goes with its lease.
+pub(crate) const ATTACHED: u8 = 9;
+/// `(shard, LOCK, name)`: what a lock is, where its claims don't tell.
+pub(crate) const LOCK: u8 = 10;
+/// `(shard, CLAIM, name, place)`: one that holds a lock or waits for it.
+pub(crate) const CLAIM: u8 = 11;
+/// `(shard, MARK, key, keyspace, lock)`: the largest token that a key was written under.
+pub(crate) const MARK: u8 = 12;
+/// `(shard, FLOOR, keyspace, lock)`: the largest token that something was deleted under.
+pub(crate) const FLOOR: u8 = 13;
+/// Tags from here on are not the machine's.
+pub(crate) const FOREIGN: u8 = 0x80;
 
 /// Which shard, and where its user data lies.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -87,6 +105,54 @@ impl Scope {
         (Bound::Included(Bytes::from(from)), Bound::Excluded(Bytes::from(to)))
     }
 
+    pub(crate) fn lease_key(&self, lease: LeaseId) -> Vec<u8> {
+        self.meta(LEASE).u64(lease.0).finish()
+    }
+
+    pub(crate) fn attached_key(&self, lease: LeaseId, key: &[u8]) -> Vec<u8> {
+        self.meta(ATTACHED).u64(lease.0).tail(key)
+    }
+
+    /// The keys attached to a lease, behind `after`.
+    pub(crate) fn attached_span(&self, lease: LeaseId, after: Option<&[u8]>) -> Span {
+        let from = match after {
+            None => Bound::Included(Bytes::from(self.attached_key(lease, &[]))),
+            Some(after) => Bound::Excluded(Bytes::from(self.attached_key(lease, after))),
+        };
+        let to = match lease.0.checked_add(1) {
+            Some(next) => self.attached_key(LeaseId(next), &[]),
+            None => self.meta(ATTACHED + 1).finish(),
+        };
+        (from, Bound::Excluded(Bytes::from(to)))
+    }
+
+    pub(crate) fn lock_key(&self, name: &[u8]) -> Vec<u8> {
+        self.meta(LOCK).tail(name)
+    }
+
+    pub(crate) fn claim_key(&self, name: &[u8], place: u64) -> Vec<u8> {
+        self.meta(CLAIM).string(name).u64(place).finish()
+    }
+
+    pub(crate) fn mark_key(&self, key: &[u8], guard: &Guard) -> Vec<u8> {
+        self.meta(MARK).string(key).u32(guard.keyspace.0).tail(&guard.lock)
+    }
+
+    /// The marks of all keys in `start..end`.
+    pub(crate) fn mark_span(&self, start: &[u8], end: &KeyEnd) -> Span {
+        let prefix = |key: &[u8]| self.meta(MARK).string(key).finish();
+        let to = match end {
+            KeyEnd::Single => prefix_end(&prefix(start)).expect("an escaped string ends in 1"),
+            KeyEnd::Until(until) => prefix(until),
+            KeyEnd::ToEnd => self.meta(MARK + 1).finish(),
+        };
+        (Bound::Included(Bytes::from(prefix(start))), Bound::Excluded(Bytes::from(to)))
+    }
+
+    pub(crate) fn floor_key(&self, guard: &Guard) -> Vec<u8> {
+        self.meta(FLOOR).u32(guard.keyspace.0).tail(&guard.lock)
+    }
+
     /// All records with tags in `tags`.
     pub(crate) fn meta_span(&self, tags: std::ops::Range<u8>) -> Span {
         let (from, to) = (self.meta(tags.start).finish(), self.meta(tags.end).finish());
@@ -144,7 +210,27 @@ pub(crate) fn parse_change_key(bytes: &[u8]) -> Option<(Revision, u32)> {
     r.tail().is_empty().then_some(place)
 }
 
-/// Takes the number that follows the tag out of a session's or forgotten client's key.
+/// Takes the key out of the record of an attached key.
+pub(crate) fn parse_attached_key(bytes: &Bytes) -> Option<Bytes> {
+    (bytes.len() >= 17).then(|| bytes.slice(17..))
+}
+
+/// Takes name and place out of a claim's key.
+pub(crate) fn parse_claim_key(bytes: &[u8]) -> Option<(Bytes, u64)> {
+    let mut r = KeyReader::new(bytes.get(9..)?);
+    let (name, place) = (r.string()?, r.u64()?);
+    r.tail().is_empty().then(|| (Bytes::from(name), place))
+}
+
+/// Takes keyspace and name of the lock out of a mark's key.
+pub(crate) fn parse_mark_key(bytes: &[u8]) -> Option<(u32, &[u8])> {
+    let mut r = KeyReader::new(bytes.get(9..)?);
+    r.string()?;
+    let keyspace = r.u32()?;
+    Some((keyspace, r.tail()))
+}
+
+/// Takes the number that follows the tag out of a session's, forgotten client's or lease's key.
 pub(crate) fn parse_number_key(bytes: &[u8]) -> Option<u64> {
     KeyReader::new(bytes.get(9..)?).u64()
 }

@@ -25,11 +25,19 @@ pub mod batch;
 mod check;
 pub mod command;
 mod command_codec;
+mod coordinate;
+mod counters;
+mod effect;
 mod error;
 mod event;
 mod keys;
 mod kv;
+mod lease;
+mod lease_op;
 mod limits;
+mod lock;
+mod lock_codec;
+mod lock_op;
 pub mod machine;
 mod overlay;
 pub mod query;
@@ -41,14 +49,22 @@ pub mod snapshot;
 mod state;
 pub mod watch;
 
-pub use apply::ApplyBatch;
+pub use apply::{Applied, ApplyBatch};
 pub use batch::{BatchReader, BatchWriter};
 pub use command::{
-    Command, CommandId, Compare, CompareTarget, DeleteOp, Op, PutOp, Relation, TxnOp, TxnStep,
+    Command, CommandId, Compare, CompareTarget, DeleteOp, GuardedOp, Op, PutOp, Relation, TxnOp,
+    TxnStep,
 };
+pub use effect::{Effect, Left};
 pub use error::MachineError;
 pub use event::{Event, EventKind};
+pub use lease::Lease;
+pub use lease_op::{LeaseOp, LeaseReply};
 pub use limits::MachineLimits;
+pub use lock_op::{
+    AcquireOp, Busy, Claim, Guard, Leadership, LockHolder, LockInfo, LockOp, LockReply, Mode,
+    Place, Token, Wait,
+};
 pub use machine::ShardMachine;
 pub use query::{KeyEnd, KeyRange, RangePage, RangeQuery};
 pub use record::{KeyValue, Record};

@@ -13,10 +13,13 @@ use atoll_base::{
 use atoll_storage::{Direction, Engine, EngineError, ReadView, Tree};
 use bytes::Bytes;
 
+use crate::counters::Counters;
 use crate::error::MachineError;
 use crate::keys::{self, Scope};
 use crate::kv::{self, Stop};
+use crate::lease::LeaseTable;
 use crate::limits::MachineLimits;
+use crate::lock::LockTable;
 use crate::query::{KeyRange, RangePage, RangeQuery};
 use crate::record::KeyValue;
 use crate::session::SessionTable;
@@ -29,6 +32,9 @@ pub struct ShardMachine {
     pub(crate) limits: MachineLimits,
     pub(crate) state: State,
     pub(crate) sessions: SessionTable,
+    pub(crate) counters: Counters,
+    pub(crate) leases: LeaseTable,
+    pub(crate) locks: LockTable,
     /// The limits are in the engine.
     pub(crate) limits_kept: bool,
     /// A batch was begun and not finished, so memory and engine differ.
@@ -71,7 +77,22 @@ impl ShardMachine {
             let (key, value) = pair.map_err(|e| scope.engine(e))?;
             sessions.load(&key, value).map_err(|e| scope.record("session", e))?;
         }
-        Ok(Self { scope, limits, state, sessions, limits_kept, in_batch: false })
+        let counters = match get(keys::COUNTERS)? {
+            Some(bytes) => Counters::decode(bytes).map_err(|e| scope.record("counters", e))?,
+            None => Counters::default(),
+        };
+        let (mut leases, mut locks) = (LeaseTable::default(), LockTable::default());
+        let span = scope.meta_span(keys::LEASE..keys::CLAIM + 1);
+        for pair in view.scan(Tree::Meta, keys::borrowed(&span), Direction::Forward) {
+            let (key, value) = pair.map_err(|e| scope.engine(e))?;
+            let loaded = match key.get(8) {
+                Some(&(keys::LEASE | keys::ATTACHED)) => leases.load(&key, value),
+                _ => locks.load(&key, value),
+            };
+            loaded.map_err(|e| scope.record("lease or lock", e))?;
+        }
+        let in_batch = false;
+        Ok(Self { scope, limits, state, sessions, counters, leases, locks, limits_kept, in_batch })
     }
 
     /// The shard.

@@ -3,6 +3,8 @@
 
 use atoll_base::{Failure, Revision};
 
+use crate::lease_op::LeaseReply;
+use crate::lock_op::LockReply;
 use crate::query::RangePage;
 use crate::record::KeyValue;
 
@@ -46,6 +48,10 @@ pub enum Reply {
         /// How many went.
         count: u64,
     },
+    /// To a command about leases.
+    Lease(LeaseReply),
+    /// To a command about locks.
+    Lock(LockReply),
     /// A refusal.
     Failed(Failure),
 }
@@ -58,8 +64,9 @@ impl Reply {
             Self::Put { revision, .. }
             | Self::Delete { revision, .. }
             | Self::Txn { revision, .. }
-            | Self::Compact { revision, .. } => Some(*revision),
-            Self::SessionsExpired { .. } | Self::Failed(_) => None,
+            | Self::Compact { revision, .. }
+            | Self::Lease(LeaseReply::Ended { revision, .. }) => Some(*revision),
+            Self::SessionsExpired { .. } | Self::Lease(_) | Self::Lock(_) | Self::Failed(_) => None,
         }
     }
 }

@@ -7,6 +7,8 @@ use atoll_base::codec::{DecodeError, Reader, Writer};
 use atoll_base::{Code, Failure, Happened, LeaseId, NodeId, Retry, Revision};
 use bytes::Bytes;
 
+use crate::lease_op::LeaseReply;
+use crate::lock_op::LockReply;
 use crate::query::RangePage;
 use crate::record::KeyValue;
 use crate::reply::{Reply, TxnResult};
@@ -20,6 +22,7 @@ const COMPACT: u8 = 6;
 const SESSIONS_EXPIRED: u8 = 7;
 const FAILED: u8 = 8;
 const RANGE: u8 = 9;
+// 16 and 17 are about leases, 18 to 21 about locks.
 
 fn unknown(what: &'static str, value: impl Into<u64>) -> DecodeError {
     DecodeError::Unknown { what, offset: 0, value: value.into() }
@@ -42,6 +45,8 @@ impl Reply {
                 w.u8(COMPACT).varint(revision.0).varint(compacted.0);
             }
             Self::SessionsExpired { count } => drop(w.u8(SESSIONS_EXPIRED).varint(*count)),
+            Self::Lease(reply) => reply.encode(w),
+            Self::Lock(reply) => reply.encode(w),
             Self::Failed(failure) => encode_failure(failure, w.u8(FAILED)),
         }
     }
@@ -52,6 +57,12 @@ impl Reply {
     /// When the bytes are no reply that this build knows.
     pub fn decode(r: &mut Reader) -> Result<Self, DecodeError> {
         let tag = r.u8("reply")?;
+        if let Some(reply) = LeaseReply::decode(tag, r) {
+            return reply.map(Self::Lease);
+        }
+        if let Some(reply) = LockReply::decode(tag, r) {
+            return reply.map(Self::Lock);
+        }
         Ok(match tag {
             PUT | PUT_PREVIOUS => Self::Put {
                 revision: Revision(r.varint("reply revision")?),

@@ -9,13 +9,14 @@ use std::ops::Bound;
 
 use atoll_base::codec::{Reader, Writer};
 use atoll_base::{
-    ClientId, Code, Failure, KeyspaceId, LeaseId, LogIndex, NodeId, Revision, Rng, Sequence,
+    ClientId, Code, Failure, KeyspaceId, LeaseId, LogIndex, NodeId, Revision, Rng, Sequence, Term,
     Timestamp,
 };
 use atoll_machine::{
-    BatchReader, BatchWriter, Chunk, Command, CommandId, Compare, CompareTarget, DeleteOp, KeyEnd,
-    KeyValue, MachineLimits, Op, PutOp, RangePage, RangeQuery, Relation, Reply, TxnOp, TxnResult,
-    TxnStep,
+    AcquireOp, BatchReader, BatchWriter, Busy, Chunk, Claim, Command, CommandId, Compare,
+    CompareTarget, DeleteOp, Guard, GuardedOp, KeyEnd, KeyValue, LeaseOp, LeaseReply, LockHolder,
+    LockOp, LockReply, MachineLimits, Mode, Op, PutOp, RangePage, RangeQuery, Relation, Reply,
+    Token, TxnOp, TxnResult, TxnStep, Wait,
 };
 use atoll_storage::{Direction, Engine, ReadView, Tree};
 use bytes::Bytes;
@@ -89,7 +90,7 @@ fn commands() -> Vec<(&'static str, Command)> {
         ignore_lease: true,
         ..put()
     };
-    vec![
+    [
         ("put", Command::anonymous(Op::Put(put()))),
         ("put with id", Command { id: Some(id), op: Op::Put(put()) }),
         ("put that keeps", Command::anonymous(Op::Put(keeps))),
@@ -101,6 +102,48 @@ fn commands() -> Vec<(&'static str, Command)> {
             Command::anonymous(Op::ExpireSessions { unused_since: Timestamp(1000) }),
         ),
     ]
+    .into_iter()
+    .chain(coordination().map(|(name, op)| (name, Command::anonymous(op))))
+    .collect()
+}
+
+fn claim() -> Claim {
+    Claim { lock: Bytes::from("m"), session: LeaseId(5), request: 300 }
+}
+
+fn acquire(claim: Claim, mode: Mode, wait: Wait) -> LockOp {
+    LockOp::Acquire(AcquireOp { claim, mode, wait, value: Bytes::from("me") })
+}
+
+/// Commands about leases and locks.
+fn coordination() -> impl Iterator<Item = (&'static str, Op)> {
+    let (lock, session, token) = (Bytes::from("m"), LeaseId(5), Token(300));
+    let (id, ttl_ms, lock_delay_ms, term) = (Some(session), 15_000, 300, Term(2));
+    let (place, number, value) = (7, 7, Bytes::from("me"));
+    let name = || lock.clone();
+    let leases = [
+        ("lease grant", LeaseOp::Grant { id, ttl_ms, lock_delay_ms }),
+        ("lease grant of any id", LeaseOp::Grant { id: None, ttl_ms, lock_delay_ms: 0 }),
+        ("lease revoke", LeaseOp::Revoke { id: session }),
+        ("lease expire", LeaseOp::Expire { id: session, birth: 300, term }),
+    ];
+    let locks = [
+        ("acquire", acquire(claim(), Mode::Exclusive, Wait::No)),
+        ("acquire and wait", acquire(claim(), Mode::Shared, Wait::For(300))),
+        ("acquire permits", acquire(claim(), Mode::Permits(2), Wait::Forever)),
+        ("release", LockOp::Release { lock: name(), session, token }),
+        ("cancel", LockOp::Cancel(claim())),
+        ("expire wait", LockOp::ExpireWait { lock: name(), place, term }),
+        ("end delay", LockOp::EndDelay { lock: name(), number, term }),
+        ("set semaphore", LockOp::SetSemaphore { lock: name(), limit: 300 }),
+        ("proclaim", LockOp::Proclaim { lock: name(), session, token, value }),
+        ("raise fence", LockOp::RaiseFence { floor: token }),
+    ];
+    let guard = Guard { keyspace: KeyspaceId(2), lock, token };
+    let guarded = GuardedOp { guards: vec![guard], op: Box::new(Op::Put(put())) };
+    let leases = leases.into_iter().map(|(name, op)| (name, Op::Lease(op)));
+    let locks = locks.into_iter().map(|(name, op)| (name, Op::Lock(op)));
+    leases.chain(locks).chain([("guarded put", Op::Guarded(guarded))])
 }
 
 fn replies() -> Vec<(&'static str, Reply)> {
@@ -127,6 +170,9 @@ fn replies() -> Vec<(&'static str, Reply)> {
         TxnResult::Range(page),
         TxnResult::Txn { succeeded: false, results: Vec::new() },
     ];
+    let holder = |mode| LockHolder { session: LeaseId(5), token: Token(300), mode };
+    let busy =
+        Busy { holders: vec![holder(Mode::Shared), holder(Mode::Permits(2))], held: 2, waiting: 9 };
     let failure = Failure::new(Code::NotLeader, "not here").with_leader(Some(NodeId(2)));
     vec![
         ("put", Reply::Put { revision, previous: None }),
@@ -135,6 +181,12 @@ fn replies() -> Vec<(&'static str, Reply)> {
         ("txn", Reply::Txn { revision, succeeded: true, results }),
         ("compact", Reply::Compact { revision, compacted: Revision(299) }),
         ("sessions expired", Reply::SessionsExpired { count: 3 }),
+        ("lease granted", Reply::Lease(LeaseReply::Granted { id: LeaseId(5), ttl_ms: 300 })),
+        ("lease ended", Reply::Lease(LeaseReply::Ended { revision, deleted: 3 })),
+        ("acquired", Reply::Lock(LockReply::Acquired { token: Token(300) })),
+        ("queued", Reply::Lock(LockReply::Queued { claim: claim() })),
+        ("busy", Reply::Lock(LockReply::Busy(busy))),
+        ("done", Reply::Lock(LockReply::Done)),
         ("failed", Reply::Failed(failure)),
         ("failed, retry later", Reply::Failed(Failure::new(Code::Overloaded, "full"))),
     ]
@@ -146,12 +198,30 @@ fn world() -> Replica {
     let mut replica = Replica::new(limits);
     let plain = |key: &'static str| PutOp { lease: None, key: Bytes::from(key), ..put() };
     replica.run(1000, identified(9, 1, 1, Op::Put(plain("gone"))));
+    let (id, ttl_ms) = (Some(LeaseId(5)), 15_000);
+    let grant = LeaseOp::Grant { id, ttl_ms, lock_delay_ms: 300 };
+    replica.run(1001, Command::anonymous(Op::Lease(grant)));
     replica.run(1001, Command::anonymous(Op::Put(put())));
     replica.run(1002, identified(10, 1, 1, Op::Put(PutOp { prev_kv: false, ..plain("k\0") })));
     replica.run(1003, identified(10, 2, 1, Op::Put(plain("k"))));
     let delete = DeleteOp { key: Bytes::from("gone"), end: KeyEnd::Single, prev_kv: false };
     replica.run(1004, identified(10, 3, 1, Op::Delete(delete)));
     replica.run(1005, Command::anonymous(Op::Compact { revision: Revision(3) }));
+    let lock = Bytes::from("m");
+    let other = Claim { request: 301, ..claim() };
+    for op in [
+        LockOp::SetSemaphore { lock: Bytes::from("s"), limit: 300 },
+        acquire(claim(), Mode::Exclusive, Wait::No),
+        acquire(other, Mode::Shared, Wait::For(300)),
+    ] {
+        replica.run(1006, Command::anonymous(Op::Lock(op)));
+    }
+    let guard = Guard { keyspace: KeyspaceId(9), lock, token: Token(300) };
+    let delete = DeleteOp { key: Bytes::from("x"), end: KeyEnd::Single, prev_kv: false };
+    for op in [Op::Put(plain("k")), Op::Delete(delete)] {
+        let guarded = GuardedOp { guards: vec![guard.clone()], op: Box::new(op) };
+        replica.run(1007, Command::anonymous(Op::Guarded(guarded)));
+    }
     replica
 }
 

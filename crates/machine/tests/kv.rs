@@ -48,8 +48,17 @@ fn random_operations_equal_the_model() {
                 replica.reopen();
             }
             compare_reads(&mut rng, &replica, &model, &context);
+            compare_locks(&replica, &model, &context);
+            replica.machine.check(&replica.engine).unwrap();
         }
         replica.machine.check(&replica.engine).unwrap();
+    }
+}
+
+fn compare_locks(replica: &Replica, model: &Model, context: &str) {
+    for name in model.locks.names() {
+        let info = replica.machine.lock(&name).unwrap();
+        assert_eq!(info.leadership, model.locks.leadership(&name), "{context}: {name:?}");
     }
 }
 

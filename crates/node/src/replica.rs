@@ -7,7 +7,7 @@ use atoll_base::{
     Code, Entry, EntryKind, Failure, LogIndex, NodeId, Revision, ShardId, Term, Time,
 };
 use atoll_coord::{AnswerBody, Descriptor};
-use atoll_machine::{KeyRange, MachineError, ShardMachine};
+use atoll_machine::{Applied, KeyRange, MachineError, ShardMachine};
 use atoll_raft::{CoreRole, Input, Output, ProposalOutcome, ReadContext, Role};
 use atoll_replica::RaftGroup;
 use bytes::Bytes;
@@ -274,7 +274,7 @@ impl Replica {
                 records::put_membership(&mut turn.applied, self.descriptor.shard, &entry.payload);
             }
         }
-        let (writes, events) = batch.finish()?;
+        let Applied { writes, events, .. } = batch.finish()?;
         turn.applied.append(writes);
         if self.descriptor.shard == ShardId::SYSTEM {
             turn.catalog.extend(events.iter().cloned());

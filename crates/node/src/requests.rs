@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use atoll_base::{Code, Epoch, Failure, NodeId};
 use atoll_coord::{AnswerBody, Consistency, FollowerStatus, ReplicaStatus, Request, RequestBody};
-use atoll_machine::{Command, KeyEnd, Op, TxnOp, TxnStep};
+use atoll_machine::{KeyEnd, LeaseOp, LockOp, Op, TxnOp, TxnStep};
 use atoll_raft::progress::SendState;
 use atoll_raft::{Body, Input, Member, Message};
 
@@ -113,7 +113,7 @@ impl Replica {
                 {
                     return Err(full.clone());
                 }
-                self.check_command(command, turn)
+                self.check_op(&command.op, turn)
             }
             RequestBody::Get { key, .. } => self.check_range(key, &KeyEnd::Single),
             RequestBody::Range { query, .. } => self.check_range(&query.start, &query.end),
@@ -122,8 +122,8 @@ impl Replica {
         }
     }
 
-    fn check_command(&self, command: &Command, turn: &Turn) -> Result<(), Failure> {
-        match &command.op {
+    fn check_op(&self, op: &Op, turn: &Turn) -> Result<(), Failure> {
+        match op {
             Op::Put(put) => {
                 self.check_range(&put.key, &KeyEnd::Single)?;
                 let limits = &turn.config.limits.machine;
@@ -132,7 +132,18 @@ impl Replica {
             }
             Op::Delete(delete) => self.check_range(&delete.key, &delete.end),
             Op::Txn(txn) => self.check_txn(txn, turn),
-            Op::Compact { .. } | Op::ExpireSessions { .. } => Ok(()),
+            Op::Lease(LeaseOp::Expire { .. })
+            | Op::Lock(LockOp::ExpireWait { .. } | LockOp::EndDelay { .. }) => {
+                // From anybody but the leader that counted it would end what lives (trap T28).
+                let text = "what ran out is said by a shard's leader alone";
+                Err(Failure::new(Code::Unsupported, text))
+            }
+            Op::Lock(op) => match op.lock() {
+                Some(lock) => self.check_range(lock, &KeyEnd::Single),
+                None => Ok(()),
+            },
+            Op::Guarded(guarded) => self.check_op(&guarded.op, turn),
+            Op::Lease(_) | Op::Compact { .. } | Op::ExpireSessions { .. } => Ok(()),
         }
     }
 

@@ -21,7 +21,7 @@ use atoll_coord::{
     RequestBody, Told, WatchEvents, WatchSpec,
 };
 use atoll_machine::{
-    BatchWriter, Command, Event, KeyRange, MachineLimits, Op, Poll, PollLimits, Reply,
+    Applied, BatchWriter, Command, Event, KeyRange, MachineLimits, Op, Poll, PollLimits, Reply,
     ShardMachine, WatchEnd, WatchHub, WatchId, WatchLimits, WatchRequest,
 };
 use atoll_storage::{Engine, MemEngine};
@@ -440,8 +440,8 @@ impl State {
         let mut replies = Vec::new();
         let mut apply = at.machine.begin(&self.engine);
         apply.apply(&entry, &mut replies).unwrap();
-        let (write, events) = apply.finish().unwrap();
-        self.engine.write(write).unwrap();
+        let Applied { writes, events, .. } = apply.finish().unwrap();
+        self.engine.write(writes).unwrap();
         at.hub.feed(events.clone(), at.machine.revision());
         self.feed_watches(shard);
         if shard == ShardId::SYSTEM {

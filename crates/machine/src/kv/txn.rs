@@ -145,7 +145,7 @@ impl KvBatch<'_> {
             }
             TxnStep::Delete(delete) => {
                 let doomed = self.doomed(delete).map_err(|stop| late(stop, self))?;
-                let (deleted, previous) = self.do_delete(delete, doomed, changes);
+                let (deleted, previous) = self.do_delete(delete, doomed, changes)?;
                 TxnResult::Delete { deleted, previous }
             }
             TxnStep::Range(query) => {

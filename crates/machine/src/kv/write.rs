@@ -1,16 +1,19 @@
 //! Puts and deletes.
 
 use atoll_base::{Code, Failure, LeaseId, Revision};
-use atoll_storage::{Engine, Tree};
+use atoll_storage::{Direction, Engine, Tree};
 use bytes::Bytes;
 
 use super::read::{Found, Visit, visit};
 use super::{ChangeKind, ChangeRecord, Stop, check_covers, check_holds, decode_current, refuse};
 use crate::command::{DeleteOp, PutOp};
+use crate::counters::Counters;
 use crate::error::MachineError;
 use crate::event::{Event, EventKind};
-use crate::keys::{Scope, history_key};
+use crate::keys::{Scope, borrowed, history_key, parse_attached_key};
+use crate::lease::{LeaseTable, attached_cost};
 use crate::limits::MachineLimits;
+use crate::lock::Marks;
 use crate::overlay::{Overlay, Reads};
 use crate::query::KeyEnd;
 use crate::record::{KeyValue, Record, TOMBSTONE_BYTES};
@@ -22,6 +25,8 @@ pub(crate) struct KvBatch<'a> {
     pub(crate) scope: Scope,
     pub(crate) limits: MachineLimits,
     pub(crate) state: State,
+    pub(crate) counters: Counters,
+    pub(crate) leases: LeaseTable,
     pub(crate) overlay: Overlay<'a>,
     pub(crate) events: Vec<Event>,
 }
@@ -36,10 +41,12 @@ impl<'a> KvBatch<'a> {
     pub(crate) fn new(
         scope: Scope,
         limits: MachineLimits,
-        state: State,
+        (state, counters): (State, Counters),
+        leases: LeaseTable,
         engine: &'a dyn Engine,
     ) -> Self {
-        Self { scope, limits, state, overlay: Overlay::new(engine), events: Vec::new() }
+        let overlay = Overlay::new(engine);
+        Self { scope, limits, state, counters, leases, overlay, events: Vec::new() }
     }
 
     pub(crate) fn put(&mut self, put: PutOp) -> Result<Reply, Stop> {
@@ -55,7 +62,7 @@ impl<'a> KvBatch<'a> {
         check_covers(&self.scope, &delete.key, &delete.end)?;
         let doomed = self.doomed(delete)?;
         let mut changes = self.changes();
-        let (deleted, previous) = self.do_delete(delete, doomed, &mut changes);
+        let (deleted, previous) = self.do_delete(delete, doomed, &mut changes)?;
         Ok(Reply::Delete { revision: self.commit(&changes), deleted, previous })
     }
 
@@ -94,11 +101,83 @@ impl<'a> KvBatch<'a> {
         if put.ignore_lease && put.lease.is_some() {
             return refuse(Code::InvalidArgument, "lease is provided with ignore_lease");
         }
-        Ok(())
+        match put.lease {
+            Some(lease) => self.check_attach(lease, put),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses a lease that does not live (E4), or that has enough keys. A transaction's puts are
+    /// checked one by one, so that it may pass the limit by what it puts.
+    fn check_attach(&self, id: LeaseId, put: &PutOp) -> Result<(), Stop> {
+        let lease = self.leases.check_lives(id)?;
+        let cost = attached_cost(&put.key, &put.value);
+        let (keys_max, bytes_max) = (self.limits.lease_keys_max, self.limits.lease_bytes_max);
+        if lease.keys < keys_max && lease.bytes + cost <= bytes_max {
+            return Ok(());
+        }
+        let old = self.current(&put.key)?.map(|found| found.record);
+        let old = old.filter(|record| record.lease == Some(id));
+        let (keys, freed) = match &old {
+            Some(record) => (lease.keys, attached_cost(&put.key, &record.value)),
+            None => (lease.keys + 1, 0),
+        };
+        let bytes = lease.bytes.saturating_sub(freed) + cost;
+        if keys <= keys_max && bytes <= bytes_max {
+            return Ok(());
+        }
+        let text = format!(
+            "lease {id} would have {keys} keys of {bytes} bytes, limits are {keys_max} and \
+             {bytes_max}"
+        );
+        refuse(Code::TooLarge, text)
+    }
+
+    /// Moves the key from the lease that its version before had to the one that the new one has.
+    fn attach(&mut self, key: &[u8], before: Option<&Record>, after: Option<&Record>) {
+        let lease_of = |record: Option<&Record>| {
+            record.and_then(|r| Some((r.lease?, attached_cost(key, &r.value))))
+        };
+        let (before, after) = (lease_of(before), lease_of(after));
+        if before == after {
+            return;
+        }
+        if let Some((lease, cost)) = before {
+            self.leases.detach(lease, key, cost, &self.scope, &mut self.overlay);
+        }
+        if let Some((lease, cost)) = after {
+            self.leases.attach(lease, key, cost, &self.scope, &mut self.overlay);
+        }
+    }
+
+    /// Deletes all keys of a lease in one revision; returns it and how many went.
+    pub(crate) fn delete_attached(
+        &mut self,
+        lease: LeaseId,
+    ) -> Result<(Revision, u64), MachineError> {
+        let span = self.scope.attached_span(lease, None);
+        let scan = self.overlay.scan(Tree::Meta, borrowed(&span), Direction::Forward);
+        let attached: Result<Vec<_>, _> = scan.map(|pair| pair.map(|(key, _)| key)).collect();
+        let mut doomed = Vec::new();
+        for record in attached.map_err(|e| self.scope.engine(e))? {
+            let key = parse_attached_key(&record).ok_or_else(|| {
+                self.scope.inconsistent("attached key has a record key of another form")
+            })?;
+            let found = self.current(&key)?.filter(|found| found.record.lease == Some(lease));
+            let found = found.ok_or_else(|| {
+                self.scope.inconsistent(format!("key {key:?} is not attached to lease {lease}"))
+            })?;
+            doomed.push((key, found));
+        }
+        let (key, end) = (Bytes::new(), KeyEnd::ToEnd);
+        let mut changes = self.changes();
+        let delete = DeleteOp { key, end, prev_kv: false };
+        let (deleted, _) = self.do_delete(&delete, doomed, &mut changes)?;
+        Ok((self.commit(&changes), deleted))
     }
 
     /// The newest version of `key`, with the batch's own writes.
-    pub(super) fn current(&self, key: &[u8]) -> Result<Option<Found>, MachineError> {
+    pub(crate) fn current(&self, key: &[u8]) -> Result<Option<Found>, MachineError> {
         let found = self.overlay.get(self.scope.current(), key);
         let Some(bytes) = found.map_err(|e| self.scope.engine(e))? else { return Ok(None) };
         let record = decode_current(&self.scope, bytes.clone())?;
@@ -128,6 +207,7 @@ impl<'a> KvBatch<'a> {
         };
         let bytes = Bytes::from(record.encode());
         self.overlay.put(self.scope.current(), key.clone(), bytes);
+        self.attach(&key, before, Some(&record));
         let old = self.supersede(&key, old);
         self.note(ChangeKind::Put, &key, old.as_ref(), changes);
         let previous =
@@ -142,12 +222,14 @@ impl<'a> KvBatch<'a> {
         delete: &DeleteOp,
         doomed: Vec<(Bytes, Found)>,
         changes: &mut Changes,
-    ) -> (u64, Vec<KeyValue>) {
+    ) -> Result<(u64, Vec<KeyValue>), MachineError> {
         let revision = changes.revision;
         let count = doomed.len() as u64;
         let mut previous = Vec::new();
         for (key, found) in doomed {
             self.overlay.delete(self.scope.current(), key.clone());
+            self.attach(&key, Some(&found.record), None);
+            self.marks().forget(&key)?;
             let old = self.supersede(&key, Some(found));
             let tombstone = Bytes::from_static(TOMBSTONE_BYTES);
             self.overlay.put(self.scope.history(), history_key(&key, revision), tombstone);
@@ -157,7 +239,13 @@ impl<'a> KvBatch<'a> {
             }
             self.events.push(Event { revision, key, kind: EventKind::Delete, previous: old });
         }
-        (count, previous)
+        Ok((count, previous))
+    }
+
+    /// What guards of other shards' locks left.
+    pub(crate) fn marks(&mut self) -> Marks<'_, 'a> {
+        let Self { scope, limits, counters, overlay, .. } = self;
+        Marks { scope, limits, counters, overlay }
     }
 
     /// Moves a version to history.

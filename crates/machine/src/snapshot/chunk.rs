@@ -40,13 +40,14 @@ pub(super) enum Body {
     End { pairs: u64, checksum: u32 },
 }
 
-/// Which tree a pair belongs to.
+/// Which tree a pair belongs to, and of `Meta` which side of the install marker.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]
 pub(super) enum Part {
     Meta = 0,
     Current = 1,
     History = 2,
+    Coordination = 3,
 }
 
 fn unknown(what: &'static str, value: impl Into<u64>) -> DecodeError {
@@ -154,6 +155,7 @@ fn decode_pairs(r: &mut Reader) -> Result<Vec<(Part, Bytes, Bytes)>, DecodeError
             0 => Part::Meta,
             1 => Part::Current,
             2 => Part::History,
+            3 => Part::Coordination,
             other => return Err(unknown("chunk tree", other)),
         };
         pairs.push((part, r.bytes("chunk key")?, r.bytes("chunk value")?));

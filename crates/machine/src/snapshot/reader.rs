@@ -64,12 +64,13 @@ impl ShardMachine {
 impl Scope {
     /// Everything of the shard that a snapshot carries but the counters, in the order in which it
     /// goes.
-    pub(super) fn parts(&self) -> [(Part, Tree, Span); 3] {
+    pub(super) fn parts(&self) -> [(Part, Tree, Span); 4] {
         let (start, end) = (&self.range.start, self.range_end());
         [
             (Part::Meta, Tree::Meta, self.meta_span(keys::LIMITS..keys::INSTALLING)),
             (Part::Current, self.current(), Self::current_span(start, &end)),
             (Part::History, self.history(), Self::history_span(start, &end)),
+            (Part::Coordination, Tree::Meta, self.meta_span(keys::COUNTERS..keys::FOREIGN)),
         ]
     }
 }

@@ -1,6 +1,7 @@
 //! What the tests share: a replica to drive, random operations, and the model.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub(crate) mod lock_model;
 pub(crate) mod model;
 pub(crate) mod random;
 
@@ -8,7 +9,8 @@ use atoll_base::{
     ClientId, Entry, EntryKind, KeyspaceId, LogIndex, Sequence, ShardId, Term, Timestamp,
 };
 use atoll_machine::{
-    BatchWriter, Command, CommandId, Event, KeyRange, MachineLimits, Op, Reply, ShardMachine,
+    Applied, BatchWriter, Command, CommandId, Effect, Event, KeyRange, MachineLimits, Op, Reply,
+    ShardMachine,
 };
 use atoll_storage::{Engine, MemEngine};
 
@@ -19,6 +21,8 @@ pub(crate) struct Replica {
     pub(crate) engine: MemEngine,
     pub(crate) machine: ShardMachine,
     limits: MachineLimits,
+    /// What the leader would have heard of.
+    pub(crate) effects: Vec<Effect>,
 }
 
 pub(crate) fn open(engine: &MemEngine, limits: &MachineLimits) -> ShardMachine {
@@ -29,7 +33,7 @@ impl Replica {
     pub(crate) fn new(limits: MachineLimits) -> Self {
         let engine = MemEngine::new();
         let machine = open(&engine, &limits);
-        Self { engine, machine, limits }
+        Self { engine, machine, limits, effects: Vec::new() }
     }
 
     /// The next entry of a log that this replica is at the end of.
@@ -44,8 +48,9 @@ impl Replica {
         for entry in entries {
             batch.apply(entry, &mut replies).unwrap();
         }
-        let (writes, events) = batch.finish().unwrap();
+        let Applied { writes, events, effects } = batch.finish().unwrap();
         self.engine.write(writes).unwrap();
+        self.effects.extend(effects);
         (replies, events)
     }
 

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use atoll_base::{Code, Failure, Revision};
+use atoll_base::{Code, Failure, Revision, Term};
 use atoll_machine::{
-    Compare, CompareTarget, DeleteOp, Event, EventKind, KeyEnd, KeyValue, Op, PutOp, RangePage,
-    RangeQuery, Record, Reply, TxnOp, TxnResult, TxnStep,
+    Compare, CompareTarget, DeleteOp, Event, EventKind, Guard, KeyEnd, KeyValue, LeaseOp,
+    LeaseReply, Op, PutOp, RangePage, RangeQuery, Record, Reply, TxnOp, TxnResult, TxnStep,
 };
 use atoll_storage::Direction;
 use bytes::Bytes;
+
+use super::lock_model::LockModel;
 
 type Pairs = BTreeMap<Bytes, KeyValue>;
 
@@ -17,6 +19,7 @@ pub(crate) struct Model {
     pub(crate) states: Vec<Pairs>,
     pub(crate) compacted: Revision,
     pub(crate) events: Vec<Event>,
+    pub(crate) locks: LockModel,
 }
 
 fn fail<T>(code: Code) -> Result<T, Code> {
@@ -25,7 +28,8 @@ fn fail<T>(code: Code) -> Result<T, Code> {
 
 impl Model {
     pub(crate) fn new() -> Self {
-        Self { states: vec![Pairs::new()], compacted: Revision(1), events: Vec::new() }
+        let states = vec![Pairs::new()];
+        Self { states, compacted: Revision(1), events: Vec::new(), locks: LockModel::default() }
     }
 
     pub(crate) fn revision(&self) -> Revision {
@@ -67,8 +71,46 @@ impl Model {
                 }
             }
             Op::ExpireSessions { .. } => Ok(Reply::SessionsExpired { count: 0 }),
+            Op::Lease(op) => self.lease(op),
+            Op::Lock(op) => self.locks.lock(op).map(Reply::Lock),
+            Op::Guarded(guarded) => {
+                let holds = |guard: &Guard| self.locks.holds(&guard.lock, guard.token);
+                match guarded.guards.iter().all(holds) {
+                    true => return self.apply(&guarded.op),
+                    false => fail(Code::PreconditionFailed),
+                }
+            }
         };
         done.unwrap_or_else(|code| Reply::Failed(Failure::new(code, "")))
+    }
+
+    fn lease(&mut self, op: &LeaseOp) -> Result<Reply, Code> {
+        let (id, delay_ms) = match op {
+            LeaseOp::Grant { id, ttl_ms, lock_delay_ms } => {
+                let id = id.unwrap();
+                self.locks.grant_lease(id, *lock_delay_ms)?;
+                let ttl_ms = (*ttl_ms).max(2000);
+                return Ok(Reply::Lease(LeaseReply::Granted { id, ttl_ms }));
+            }
+            LeaseOp::Revoke { id } => (*id, self.locks.lease(*id).map(|_| 0)?),
+            LeaseOp::Expire { term, .. } if *term != Term(1) => {
+                return fail(Code::PreconditionFailed);
+            }
+            LeaseOp::Expire { id, birth, .. } => match self.locks.lease(*id)? {
+                (is, delay_ms) if is == *birth => (*id, delay_ms),
+                _ => return fail(Code::PreconditionFailed),
+            },
+        };
+        let attached = self.newest().iter().filter(|(_, pair)| pair.lease == Some(id));
+        let delete = |key: &Bytes| {
+            let (key, end) = (key.clone(), KeyEnd::Single);
+            TxnStep::Delete(DeleteOp { key, end, prev_kv: false })
+        };
+        let steps: Vec<TxnStep> = attached.map(|(key, _)| delete(key)).collect();
+        let (revision, results) = self.run(&steps)?;
+        self.locks.end_lease(id, delay_ms);
+        let deleted = results.len() as u64;
+        Ok(Reply::Lease(LeaseReply::Ended { revision, deleted }))
     }
 
     fn txn(&mut self, txn: &TxnOp) -> Result<Reply, Code> {
@@ -148,7 +190,8 @@ impl Model {
         {
             return fail(Code::InvalidArgument);
         }
-        if (put.ignore_value || put.ignore_lease) && old.is_none() {
+        let is_dead = put.lease.is_some_and(|lease| self.locks.lease(lease).is_err());
+        if is_dead || ((put.ignore_value || put.ignore_lease) && old.is_none()) {
             return fail(Code::NotFound);
         }
         let mut new = KeyValue {

@@ -1,8 +1,9 @@
 //! Random operations over few keys, so that they meet.
 
-use atoll_base::{LeaseId, Revision, Rng};
+use atoll_base::{KeyspaceId, LeaseId, Revision, Rng, Term};
 use atoll_machine::{
-    Compare, CompareTarget, DeleteOp, KeyEnd, Op, PutOp, RangeQuery, Relation, TxnOp, TxnStep,
+    AcquireOp, Claim, Compare, CompareTarget, DeleteOp, Guard, GuardedOp, KeyEnd, LeaseOp, LockOp,
+    Mode, Op, PutOp, RangeQuery, Relation, Token, TxnOp, TxnStep, Wait,
 };
 use atoll_storage::Direction;
 use bytes::Bytes;
@@ -104,11 +105,74 @@ pub(crate) fn txn(rng: &mut Rng, revision: Revision, depth: u32) -> TxnOp {
     }
 }
 
+fn lease(rng: &mut Rng) -> LeaseOp {
+    let id = LeaseId(rng.range(1, 4));
+    match rng.below(8) {
+        0..=4 => {
+            let (ttl_ms, lock_delay_ms) = (rng.range(1, 5000), rng.below(2) * 15_000);
+            LeaseOp::Grant { id: Some(id), ttl_ms, lock_delay_ms }
+        }
+        5 => LeaseOp::Revoke { id },
+        _ => LeaseOp::Expire { id, birth: rng.range(1, 60), term: term(rng) },
+    }
+}
+
+fn term(rng: &mut Rng) -> Term {
+    Term(if rng.chance(1, 5) { 2 } else { 1 })
+}
+
+fn lock_name(rng: &mut Rng) -> Bytes {
+    Bytes::from_static(rng.pick(&[&b"m"[..], b"m\0", b"sem"]).unwrap())
+}
+
+fn claim(rng: &mut Rng) -> Claim {
+    let (session, request) = (LeaseId(rng.range(1, 4)), rng.range(1, 5));
+    Claim { lock: lock_name(rng), session, request }
+}
+
+fn lock(rng: &mut Rng) -> LockOp {
+    let (lock, session) = (lock_name(rng), LeaseId(rng.range(1, 4)));
+    let (token, value) = (Token(rng.range(1, 25)), Bytes::from(format!("at {}", rng.below(4))));
+    match rng.below(24) {
+        0..=8 => {
+            let claim = claim(rng);
+            let wait = *rng.pick(&[Wait::No, Wait::For(10), Wait::For(0), Wait::Forever]).unwrap();
+            let mode = match claim.lock == "sem" || rng.chance(1, 20) {
+                true => Mode::Permits(rng.below(4)),
+                false => *rng.pick(&[Mode::Exclusive, Mode::Shared]).unwrap(),
+            };
+            LockOp::Acquire(AcquireOp { claim, mode, wait, value })
+        }
+        9..=14 => LockOp::Release { lock, session, token },
+        15 => LockOp::Cancel(claim(rng)),
+        16 | 17 => LockOp::ExpireWait { lock, place: rng.range(1, 60), term: term(rng) },
+        18 | 19 => LockOp::EndDelay { lock, number: rng.range(1, 60), term: term(rng) },
+        20 => LockOp::SetSemaphore { lock, limit: rng.below(4) },
+        21 => LockOp::SetSemaphore { lock: Bytes::from_static(b"sem"), limit: rng.range(1, 4) },
+        22 => LockOp::Proclaim { lock, session, token, value },
+        _ => LockOp::RaiseFence { floor: Token(rng.below(12)) },
+    }
+}
+
+fn guarded(rng: &mut Rng, revision: Revision) -> GuardedOp {
+    let (keyspace, lock) = (KeyspaceId::DEFAULT, lock_name(rng));
+    let guards = vec![Guard { keyspace, lock, token: Token(rng.range(1, 25)) }];
+    let op = match rng.below(3) {
+        0 => Op::Put(put(rng)),
+        1 => Op::Delete(delete(rng)),
+        _ => Op::Txn(txn(rng, revision, 1)),
+    };
+    GuardedOp { guards, op: Box::new(op) }
+}
+
 pub(crate) fn op(rng: &mut Rng, revision: Revision) -> Op {
-    match rng.below(20) {
-        0..=8 => Op::Put(put(rng)),
-        9..=12 => Op::Delete(delete(rng)),
-        13..=18 => Op::Txn(txn(rng, revision, 2)),
-        _ => Op::Compact { revision: Revision(rng.below(revision.0 + 2)) },
+    match rng.below(40) {
+        0..=10 => Op::Put(put(rng)),
+        11..=14 => Op::Delete(delete(rng)),
+        15..=21 => Op::Txn(txn(rng, revision, 2)),
+        22 => Op::Compact { revision: Revision(rng.below(revision.0 + 2)) },
+        23..=26 => Op::Lease(lease(rng)),
+        27 => Op::Guarded(guarded(rng, revision)),
+        _ => Op::Lock(lock(rng)),
     }
 }

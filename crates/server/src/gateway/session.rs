@@ -285,6 +285,7 @@ fn answer_bytes(answer: &Answer) -> usize {
             Reply::Delete { previous, .. } => many(previous),
             Reply::Txn { results, .. } => results.iter().map(result_bytes).sum(),
             Reply::Compact { .. } | Reply::SessionsExpired { .. } | Reply::Failed(_) => 256,
+            Reply::Lease(_) | Reply::Lock(_) => 1024,
         },
         Ok(AnswerBody::Get { kv, .. }) => some(kv),
         Ok(AnswerBody::Range { page, .. }) => many(&page.kvs) + 1024,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use atoll_base::{ClientId, Code, Failure, Revision, Sequence, ShardId};
+use atoll_base::{ClientId, Code, Failure, Happened, Revision, Sequence, ShardId};
 use atoll_coord::Consistency;
 use atoll_machine::{
     CommandId, Compare, CompareTarget, DeleteOp, PutOp, Relation, Reply, TxnOp, TxnResult, TxnStep,
@@ -217,6 +217,10 @@ pub fn encode_reply(reply: Reply) -> Result<pb::answer::Body, Failure> {
                 Code::Internal,
                 format!("the expiry of {count} sessions was answered to a client"),
             ));
+        }
+        Reply::Lease(_) | Reply::Lock(_) => {
+            let text = "leases and locks have no form on this surface yet";
+            return Err(Failure::new(Code::Unsupported, text).with_happened(Happened::Yes));
         }
         Reply::Failed(failure) => return Err(failure),
     })

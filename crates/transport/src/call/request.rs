@@ -174,5 +174,9 @@ fn encode_op(id: Option<CommandId>, op: Op) -> Result<pb::call::Body, Failure> {
                 "sessions are expired by a shard's leader, not by clients",
             ));
         }
+        Op::Lease(_) | Op::Lock(_) | Op::Guarded(_) => {
+            let text = "leases, locks and guards have no form on this surface yet";
+            return Err(Failure::new(Code::Unsupported, text));
+        }
     })
 }
