@@ -70,6 +70,7 @@ fn defaults(log: &str) -> anyhow::Result<NodeConfig> {
         "--data=.",
         "--lanes=1",
         "--log-segment-bytes=32MiB",
+        "--disk-reserve-bytes=64MiB",
         "--engine-cache-bytes=64MiB",
         "--engine-write-buffer-bytes=16MiB",
         "--election-timeout=500ms",

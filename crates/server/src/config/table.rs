@@ -370,7 +370,9 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "disk_reserve_bytes",
         Some("256MiB"),
         "0 to 1TiB",
-        "With less free space than this new data is refused; reads and deletes go on.",
+        "Space kept in a file of the data folder. When the disk is nearly full the file is given \
+         up, so that what is under way can be finished, and new data is refused until there is \
+         room for the file again; reads and deletes go on.",
         |c, v| {
             c.disk_reserve_bytes = sized(v, 0, 1024 * GIB)?;
             Ok(())

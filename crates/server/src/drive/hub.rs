@@ -1,6 +1,5 @@
 //! What the threads and tasks of one node share.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -17,15 +16,15 @@ use super::clock::Clock;
 use super::lanes::Lanes;
 use super::metrics::Metrics;
 use super::origins::{Attached, Origins};
-use super::pressure::Pressure;
+use super::pressure::{Observer, Pressure};
+use super::room::{Change, Room};
 use super::work::{LogQueue, UpkeepQueue};
 
 /// The queues, registries and counters of one node. Nothing here blocks.
 pub(crate) struct Hub {
     pub(crate) node: NodeId,
     pub(crate) cluster: u64,
-    pub(crate) data: PathBuf,
-    pub(crate) disk_reserve_bytes: u64,
+    pub(crate) room: Room,
     pub(crate) clock: Clock,
     pub(crate) lanes: Arc<Lanes>,
     pub(crate) links: Arc<Links>,
@@ -48,6 +47,23 @@ impl Hub {
     /// The node's clock.
     pub(crate) fn now(&self) -> Time {
         self.clock.now()
+    }
+
+    /// Looks at the disk's free space and tells every lane when new data is refused or taken again.
+    pub(super) fn look_at_disk(&self) {
+        let look = self.room.look();
+        self.metrics.disk_free.set(look.free_bytes);
+        match look.change {
+            None => {}
+            Some(Change::Full(failure)) => {
+                tracing::error!("new data is refused: {}", failure.message);
+                self.pressure.set(Observer::Upkeep, Some(failure), &self.lanes);
+            }
+            Some(Change::Free) => {
+                tracing::info!(free_bytes = look.free_bytes, "there is room on the disk again");
+                self.pressure.set(Observer::Upkeep, None, &self.lanes);
+            }
+        }
     }
 
     /// Registers a caller.

@@ -62,6 +62,7 @@ mod metrics;
 mod node;
 mod origins;
 mod pressure;
+mod room;
 mod threads;
 mod work;
 

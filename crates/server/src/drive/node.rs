@@ -11,7 +11,7 @@ use atoll_coord::plan::BootstrapNode;
 use atoll_coord::{Catalog, RequestBody};
 use atoll_node::{Lane, LaneConfig, LaneStart, Limits, OpenError, RaftSettings, Upkeep};
 use atoll_storage::{
-    Disk, Engine, EngineError, FjallOptions, LogError, LogOptions, LogWriter, RealDisk, Recovered,
+    Engine, EngineError, FjallOptions, LogError, LogOptions, LogWriter, RealDisk, Recovered,
 };
 use atoll_transport::limits::WireLimits;
 use atoll_transport::link::{self, LinkSettings, Links, Peer, Receiver};
@@ -28,7 +28,8 @@ use super::identity::{DataFolder, FolderError};
 use super::lanes::Lanes;
 use super::metrics::Metrics;
 use super::origins::Origins;
-use super::pressure::Pressure;
+use super::pressure::{Observer, Pressure};
+use super::room::Room;
 use super::threads;
 use super::work::{LogQueue, UpkeepQueue};
 use crate::config::NodeConfig;
@@ -88,16 +89,20 @@ impl Node {
                 "bootstrap differs from the one that the cluster began with; the catalog counts"
             );
         }
+        let room = Room::open(folder.path(), config.disk_reserve_bytes);
         let opened = open(folder.path(), config)?;
         for warning in &opened.recovered.warnings {
             tracing::warn!("log: {warning}");
         }
         let (metrics, registry) = Metrics::new();
-        let hub = hub(config, identity.cluster, opened.engine.clone(), metrics);
+        let hub = hub(config, identity.cluster, opened.engine.clone(), metrics, room);
+        if let Some(failure) = hub.room.refusal() {
+            tracing::error!("new data is refused: {}", failure.message);
+            hub.pressure.set(Observer::Upkeep, Some(failure), &hub.lanes);
+        }
         let lanes = open_lanes(config, &hub, &opened.writer, opened.recovered)?;
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
         let log = threads::log::start(opened.writer, hub.clone()).map_err(StartError::Thread)?;
-        let upkeep = threads::upkeep::start(hub.clone(), disk).map_err(StartError::Thread)?;
+        let upkeep = threads::upkeep::start(hub.clone()).map_err(StartError::Thread)?;
         let lanes = lanes
             .into_iter()
             .map(|(id, lane)| threads::lane::start(lane, id, hub.clone()))
@@ -189,7 +194,13 @@ fn open(path: &Path, config: &NodeConfig) -> Result<Opened, StartError> {
     Ok(Opened { engine: Arc::new(engine), writer, recovered })
 }
 
-fn hub(config: &NodeConfig, cluster: u64, engine: Arc<dyn Engine>, metrics: Metrics) -> Arc<Hub> {
+fn hub(
+    config: &NodeConfig,
+    cluster: u64,
+    engine: Arc<dyn Engine>,
+    metrics: Metrics,
+    room: Room,
+) -> Arc<Hub> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let count = if config.lanes == 0 { cores.min(256) as u16 } else { config.lanes };
     let lanes = Arc::new(Lanes::new(count, config.lane_queue_max));
@@ -204,8 +215,7 @@ fn hub(config: &NodeConfig, cluster: u64, engine: Arc<dyn Engine>, metrics: Metr
     Arc::new(Hub {
         node: config.node_id,
         cluster,
-        data: config.data.clone(),
-        disk_reserve_bytes: config.disk_reserve_bytes,
+        room,
         clock: Clock::new(),
         lanes,
         links: Arc::new(Links::new(identity, settings, inbox, runtime)),

@@ -12,7 +12,7 @@ use super::lanes::Lanes;
 pub(crate) enum Observer {
     /// The log thread: a write found no room.
     Log,
-    /// The upkeep thread: free space is below the reserve.
+    /// A look at the disk: the reserve was given up.
     Upkeep,
 }
 

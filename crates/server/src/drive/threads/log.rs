@@ -75,6 +75,7 @@ impl LogThread {
                 group.after.entry(to).or_default().append(&mut messages);
             }
         }
+        self.hub.look_at_disk();
         let entries = self.write(&group.batches);
         self.hub.metrics.log_group.observe(group.lanes.len() as f64);
         for (to, messages) in std::mem::take(&mut group.after) {
@@ -100,6 +101,7 @@ impl LogThread {
                 }
                 Err(error @ LogError::DiskFull { .. }) => {
                     self.full(Some(&error));
+                    self.hub.look_at_disk();
                     std::thread::sleep(FULL_RETRY);
                 }
                 Err(error) => abort(&format!(

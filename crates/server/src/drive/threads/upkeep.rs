@@ -4,35 +4,31 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use atoll_base::{Code, Failure};
 use atoll_node::Input;
-use atoll_storage::{Disk, EngineError};
+use atoll_storage::EngineError;
 
 use super::abort::{AbortOnPanic, abort};
 use crate::drive::hub::Hub;
 use crate::drive::mailbox::Taken;
 use crate::drive::metrics::observe;
-use crate::drive::pressure::Observer;
 use crate::drive::work::UpkeepJob;
 
 /// How often the free space is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Starts the thread; it persists a last time when its queue is closed.
-pub(crate) fn start(hub: Arc<Hub>, disk: Arc<dyn Disk>) -> std::io::Result<JoinHandle<()>> {
+pub(crate) fn start(hub: Arc<Hub>) -> std::io::Result<JoinHandle<()>> {
     let name = format!("upkeep-{}", hub.node);
-    let thread = Upkeep { hub, disk, is_low: false };
+    let thread = Upkeep { hub };
     std::thread::Builder::new().name(name).spawn(move || thread.run())
 }
 
 struct Upkeep {
     hub: Arc<Hub>,
-    disk: Arc<dyn Disk>,
-    is_low: bool,
 }
 
 impl Upkeep {
-    fn run(mut self) {
+    fn run(self) {
         let _guard = AbortOnPanic("the upkeep thread");
         let hub = self.hub.clone();
         let mut jobs = Vec::new();
@@ -40,7 +36,7 @@ impl Upkeep {
         loop {
             if looked.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
                 looked = Some(Instant::now());
-                self.look_at_disk();
+                hub.look_at_disk();
             }
             match hub.upkeep.mailbox.take(&mut jobs, Some(LOOK_EVERY)) {
                 Taken::Items(_) => self.work(&mut jobs),
@@ -51,7 +47,7 @@ impl Upkeep {
         self.persist();
     }
 
-    fn work(&mut self, jobs: &mut Vec<UpkeepJob>) {
+    fn work(&self, jobs: &mut Vec<UpkeepJob>) {
         let mut waiting = Vec::new();
         for job in jobs.drain(..) {
             match job {
@@ -101,30 +97,5 @@ impl Upkeep {
                 )),
             }
         }
-    }
-
-    /// Refuses new data while the disk is nearly full, so that what is promised always fits.
-    fn look_at_disk(&mut self) {
-        let Ok(free) = self.disk.free_bytes(&self.hub.data) else { return };
-        self.hub.metrics.disk_free.set(free);
-        let reserve = self.hub.disk_reserve_bytes;
-        // Some distance between the two thresholds, so that the answer does not flicker.
-        let is_low = if self.is_low { free < reserve + reserve / 8 } else { free < reserve };
-        if is_low == self.is_low {
-            return;
-        }
-        self.is_low = is_low;
-        let text = format!(
-            "{free} bytes are free in {}, disk_reserve_bytes is {reserve}",
-            self.hub.data.display()
-        );
-        if is_low {
-            tracing::error!("the disk is nearly full: new data is refused, {text}");
-        } else {
-            tracing::info!("there is room on the disk again: {text}");
-        }
-        let failure =
-            is_low.then(|| Failure::new(Code::DiskFull, format!("disk is nearly full: {text}")));
-        self.hub.pressure.set(Observer::Upkeep, failure, &self.hub.lanes);
     }
 }

@@ -17,11 +17,31 @@ impl Ports {
 
     /// A port that was free.
     pub(crate) fn reserve(&mut self) -> u16 {
-        let socket = TcpSocket::new_v4().expect("a socket");
-        socket.set_reuseaddr(true).expect("SO_REUSEADDR");
-        socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+        let socket = bound(0).expect("a free port");
         let port = socket.local_addr().expect("it is bound").port();
         self.held.push(socket);
         port
     }
+
+    /// The first of `count` neighbouring ports that were free.
+    pub(crate) fn reserve_row(&mut self, count: u16) -> u16 {
+        for _ in 0..1000 {
+            let first = bound(0).expect("a free port");
+            let port = first.local_addr().expect("it is bound").port();
+            let rest = (1..count).map(|n| bound(port.saturating_add(n)));
+            if let Ok(rest) = rest.collect::<Result<Vec<_>, _>>() {
+                self.held.push(first);
+                self.held.extend(rest);
+                return port;
+            }
+        }
+        panic!("no {count} neighbouring ports are free");
+    }
+}
+
+fn bound(port: u16) -> std::io::Result<TcpSocket> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(([127, 0, 0, 1], port).into())?;
+    Ok(socket)
 }
