@@ -109,11 +109,22 @@ impl RaftCore {
             }
             return;
         }
-        if self.quiet && !alive && self.leader == Some(node) {
-            self.quiet = false;
-            let jitter = self.config.election_timeout_min.as_nanos() as u64;
-            let wait = Duration::from_nanos(self.rng.below(jitter));
-            self.election_deadline = Some(t.now.after(wait));
+        if alive || self.leader != Some(node) || self.role == CoreRole::Leader {
+            return;
         }
+        // The leader's process or link is gone. Asking for pre-votes soon disturbs nobody who still
+        // hears it (thesis 9.6), so a crash costs milliseconds rather than an election timeout. Under
+        // leader leases the promise to protect the leader stands (thesis 6.4.1).
+        let min = self.config.election_timeout_min;
+        let span = match self.config.lease_reads {
+            true => min,
+            false => {
+                self.heard_at = None;
+                min / 8
+            }
+        };
+        self.quiet = false;
+        let soon = t.now.after(Duration::from_nanos(self.rng.below(span.as_nanos() as u64)));
+        self.election_deadline = Some(self.election_deadline.map_or(soon, |at| at.min(soon)));
     }
 }

@@ -287,7 +287,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     ),
     setting(
         "election_timeout",
-        Some("1s"),
+        Some("500ms"),
         "50ms to 60s",
         "How long followers wait for a silent leader before they elect another (up to twice that).",
         |c, v| {
