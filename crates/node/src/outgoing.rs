@@ -97,13 +97,25 @@ impl Replica {
         chunk: u64,
         turn: &mut Turn,
     ) {
+        let mut starts_over = false;
         let found = match self.outgoing.get_mut(&from) {
             Some(out) if out.index == index && out.term == term => {
-                out.used_at = turn.now;
-                out.chunk(chunk)
+                let found = out.chunk(chunk);
+                if let Ok(Some(_)) = found {
+                    out.used_at = turn.now;
+                } else {
+                    // Not a late copy of a pull: the follower lost what it had and begins anew.
+                    starts_over = turn.now.since(out.used_at) >= ANNOUNCE_AGAIN;
+                }
+                found
             }
             _ => Ok(None),
         };
+        if starts_over {
+            self.outgoing.remove(&from);
+            self.step(Input::SnapshotSent { to: from, index, ok: false }, turn);
+            self.absorb(turn);
+        }
         let (data, end) = match found {
             Ok(Some(found)) => found,
             Ok(None) => (Bytes::new(), ChunkEnd::Gone),

@@ -73,7 +73,7 @@ impl RaftCore {
         membership: Membership,
     ) {
         if !self.accepts_snapshot(index, term) {
-            return;
+            return self.on_snapshot_overtaken(t, index);
         }
         self.damaged = None;
         self.log.reset(index, term);
@@ -86,6 +86,21 @@ impl RaftCore {
         self.acknowledged = index;
         if let Some(leader) = self.leader {
             self.send_after(t, leader, Body::SnapshotReply { index, installed: true });
+        }
+    }
+
+    /// While the snapshot was being installed the log went beyond it: the log stays, and what the
+    /// snapshot holds counts as applied. It was committed where it was taken, and the log has it.
+    fn on_snapshot_overtaken(&mut self, t: &mut Turn<'_>, index: LogIndex) {
+        if self.damaged.is_some() {
+            return;
+        }
+        self.commit_to(index);
+        self.handed = self.handed.max(index);
+        self.applied = self.applied.max(index);
+        self.verified = self.verified.max(index);
+        if let Some(leader) = self.leader {
+            self.acknowledge(t, leader);
         }
     }
 

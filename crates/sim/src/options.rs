@@ -128,9 +128,10 @@ impl Shape {
 /// A lane's settings: small limits, so that every limit is met within seconds.
 #[must_use]
 pub fn lane_settings(rng: &mut Rng) -> (RaftSettings, Limits, Upkeep) {
+    let election_ms = rng.range(100, 400);
     let raft = RaftSettings {
-        election_timeout_min: Duration::from_millis(rng.range(100, 400)),
-        heartbeat_interval: Duration::from_millis(rng.range(10, 40)),
+        election_timeout_min: Duration::from_millis(election_ms),
+        heartbeat_interval: Duration::from_millis(rng.range(10, election_ms / 4)),
         append_bytes_max: *rng.pick(&[200, 4 << 10, 1 << 20]).expect("not empty"),
         inflight_messages_max: *rng.pick(&[1, 4, 256]).expect("not empty"),
         inflight_bytes_max: *rng.pick(&[4 << 10, 64 << 10, 16 << 20]).expect("not empty"),

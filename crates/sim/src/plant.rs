@@ -29,7 +29,7 @@ pub enum Plant {
     CommitAhead,
     /// Pre-votes stop arriving for good once faults end.
     NoElections,
-    /// A refused command is proposed all the same.
+    /// A command that took effect is called refused (trap T34).
     RefusalLies,
     /// A follower leaves an entry out of its log but acknowledges it.
     EntryDropped,

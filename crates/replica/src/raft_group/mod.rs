@@ -165,9 +165,13 @@ impl RaftGroup {
         membership: Membership,
         sink: &mut Sink,
     ) {
-        self.log.reset(index, term);
-        let (shard, first, reason) = (self.shard, index.next(), StartReason::Snapshot);
-        sink.batch.records.push(LogRecord::LogStart { shard, first, prev_term: term, reason });
+        // Appends may have overtaken the snapshot while it was fetched. What they acknowledged must
+        // stay: the core then keeps its log and only counts the snapshot as applied.
+        if self.core.accepts_snapshot(index, term) {
+            self.log.reset(index, term);
+            let (shard, first, reason) = (self.shard, index.next(), StartReason::Snapshot);
+            sink.batch.records.push(LogRecord::LogStart { shard, first, prev_term: term, reason });
+        }
         self.step(now, Input::SnapshotInstalled { index, term, membership }, sink);
     }
 

@@ -15,6 +15,7 @@ use super::Violation;
 pub struct Elections {
     leaders: BTreeMap<(ShardId, Term), NodeId>,
     promises: BTreeMap<(ShardId, NodeId), (Term, Option<NodeId>)>,
+    votes: BTreeMap<(ShardId, NodeId, Term), NodeId>,
 }
 
 impl Elections {
@@ -57,6 +58,29 @@ impl Elections {
         Err(Violation::new("election safety", what))
     }
 
+    /// `node` told `candidate` that it has its vote in `term`.
+    ///
+    /// # Errors
+    /// When it told another candidate so before, whatever happened to it in between.
+    pub fn voted(
+        &mut self,
+        shard: ShardId,
+        node: NodeId,
+        term: Term,
+        candidate: NodeId,
+    ) -> Result<(), Violation> {
+        match self.votes.insert((shard, node, term), candidate) {
+            Some(before) if before != candidate => Err(Violation::new(
+                "election safety",
+                format!(
+                    "shard {shard} term {term}: node {node} votes for node {candidate} after \
+                     node {before}"
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Terms that had a leader.
     #[must_use]
     pub fn terms_led(&self) -> usize {
@@ -83,6 +107,15 @@ mod tests {
         assert_eq!(elections.led(S, Term(2), NodeId(2)), Ok(true));
         assert_eq!(elections.led(ShardId(3), Term(1), NodeId(3)), Ok(true));
         assert!(elections.led(S, Term(1), NodeId(3)).is_err());
+    }
+
+    #[test]
+    fn a_second_vote_in_a_term_is_caught() {
+        let mut elections = Elections::default();
+        elections.voted(S, NodeId(1), Term(1), NodeId(2)).unwrap();
+        elections.voted(S, NodeId(1), Term(1), NodeId(2)).unwrap();
+        elections.voted(S, NodeId(1), Term(2), NodeId(3)).unwrap();
+        assert!(elections.voted(S, NodeId(1), Term(1), NodeId(3)).is_err());
     }
 
     #[test]

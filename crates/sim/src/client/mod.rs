@@ -330,7 +330,8 @@ impl Client {
             self.note_revision(shard, body);
         }
         match (job, end) {
-            (Job::Operation(number) | Job::Transfer(number), End::Refused(_)) => {
+            (Job::Operation(number) | Job::Transfer(number), End::Refused(failure)) => {
+                around.fabric.say(format_args!("client {} is refused: {failure}", self.number));
                 around.record.history.refused(number);
             }
             (Job::Operation(number) | Job::Transfer(number), End::Answered(body)) => {

@@ -84,7 +84,9 @@ impl SimLog {
             self.writing.iter_mut().map(|(_, write)| std::mem::take(&mut write.batch)).collect();
         match self.writer.write(&batches) {
             Ok(written) => {
-                self.older = self.newest;
+                if written.bytes > 0 {
+                    self.older = self.newest;
+                }
                 self.newest = written.entries.last().map(|e| e.location).or(self.newest);
                 let mut entries = written.entries.into_iter();
                 let mut done = Vec::with_capacity(self.writing.len());

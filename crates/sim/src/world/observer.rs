@@ -81,13 +81,18 @@ impl Observer {
     }
 
     fn message(&mut self, node: NodeId, message: &PeerMessage) {
-        let PeerBody::Raft(Message { from, term, body, .. }) = &message.body else { return };
+        let PeerBody::Raft(Message { from, to, term, body }) = &message.body else { return };
         if *from != node {
             self.report("forged sender", format!("node {node} sends as node {from}: {body:?}"));
         }
         let commit = match body {
             Body::Append { commit, .. } | Body::Heartbeat { commit, .. } => Some(*commit),
             Body::Snapshot { .. } | Body::TimeoutNow => None,
+            Body::VoteReply { granted: true } => {
+                let result = self.elections.voted(message.shard, node, *term, *to);
+                self.note(result);
+                return;
+            }
             _ => return,
         };
         self.leads(message.shard, *term, node);

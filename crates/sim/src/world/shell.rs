@@ -138,6 +138,15 @@ impl Shell {
                 }
             }
             Some(Plant::WatchSkips | Plant::WatchRepeats) => self.spoil_watches(output),
+            Some(Plant::RefusalLies) => {
+                for answer in &mut output.answers {
+                    let was_done = matches!(answer.body, Ok(AnswerBody::Command(_)));
+                    if was_done && self.rng.chance(1, 30) {
+                        let text = "the guard does not hold";
+                        answer.body = Err(Failure::new(Code::PreconditionFailed, text));
+                    }
+                }
+            }
             _ => {}
         }
     }
