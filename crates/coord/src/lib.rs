@@ -16,6 +16,6 @@ pub mod routing;
 pub use catalog::Catalog;
 pub use descriptor::{Descriptor, Protocol, ReplicaMember, ShardOptions};
 pub use request::{
-    Answer, AnswerBody, Consistency, FollowerStatus, Origin, ReplicaStatus, Request, RequestBody,
-    Told, WATCH_CREDIT, WatchEvents, WatchSpec,
+    Answer, AnswerBody, Consistency, FollowerStatus, KeptAlive, LeaseStatus, Origin, ReplicaStatus,
+    Request, RequestBody, Told, WATCH_CREDIT, WatchEvents, WatchSpec,
 };

@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
-use atoll_base::{Epoch, Failure, LogIndex, NodeId, Revision, ShardId, Term, Time};
-use atoll_machine::{Command, Event, KeyEnd, KeyValue, RangePage, RangeQuery, Reply};
+use atoll_base::{Epoch, Failure, LeaseId, LogIndex, NodeId, Revision, ShardId, Term, Time};
+use atoll_machine::{
+    Command, Event, KeyEnd, KeyValue, Leadership, LockInfo, RangePage, RangeQuery, Reply,
+};
 use atoll_raft::Member;
 use bytes::Bytes;
 
@@ -62,6 +64,37 @@ pub enum RequestBody {
     WatchCredit {
         /// The watch call's id.
         watch: u64,
+    },
+    /// Keeps these leases alive for another time to live. Costs no log entry: the leader confirms that
+    /// it leads and counts anew. A client sends those of all its leases of a shard in one.
+    KeepAlive {
+        /// Which.
+        leases: Vec<LeaseId>,
+    },
+    /// How long a lease still lives.
+    Lease {
+        /// Which.
+        id: LeaseId,
+        /// Whether its keys are told.
+        keys: Told,
+    },
+    /// The shard's leases, in the order of their ids.
+    Leases {
+        /// Those behind this one.
+        after: Option<LeaseId>,
+        /// At most so many.
+        limit: usize,
+    },
+    /// Who holds a lock, who leads an election, what is left of a semaphore.
+    Lock {
+        /// Its name.
+        lock: Bytes,
+    },
+    /// Who leads an election now, and every change from then on, as answers to this call; ended and
+    /// paced as watches are. Of changes that come faster than they are read the newest is told.
+    Observe {
+        /// The lock's name.
+        lock: Bytes,
     },
     /// Hands leadership to a member.
     Transfer(NodeId),
@@ -180,6 +213,16 @@ pub enum AnswerBody {
     },
     /// The watch was cancelled as asked.
     WatchCancelled,
+    /// Which leases live on, in the order in which they were named.
+    KeptAlive(Vec<KeptAlive>),
+    /// A lease.
+    Lease(LeaseStatus),
+    /// A page of leases; the next one begins behind the last.
+    Leases(Vec<LeaseId>),
+    /// A lock; `None` where nobody holds it or waits for it.
+    Lock(Option<LockInfo>),
+    /// Who leads an election.
+    Observed(Option<Leadership>),
     /// Leadership was handed over (or is on its way: look at the status).
     Transferred,
     /// The members that were asked for are in force, committed and alone.
@@ -193,6 +236,30 @@ pub enum AnswerBody {
     Retired,
     /// The replica's state.
     Status(ReplicaStatus),
+}
+
+/// What came of a keep-alive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KeptAlive {
+    /// The lease.
+    pub id: LeaseId,
+    /// It lives for at least so long from when it was asked for; `None`: it ended, or is about to.
+    pub ttl: Option<Duration>,
+}
+
+/// A lease as the shard's leader sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LeaseStatus {
+    /// The lease.
+    pub id: LeaseId,
+    /// Its time to live.
+    pub ttl: Duration,
+    /// What is left of it; zero when its end is proposed.
+    pub left: Duration,
+    /// How many keys are attached to it.
+    pub attached: u64,
+    /// Those keys in order, as many as are told at once; empty if not asked for.
+    pub keys: Vec<Bytes>,
 }
 
 /// One replica as its node sees it.

@@ -59,6 +59,13 @@ pub enum Effect {
         /// How long, milliseconds.
         delay_ms: u64,
     },
+    /// The delay is over.
+    DelayEnded {
+        /// The lock.
+        lock: Bytes,
+        /// The delay's number.
+        number: u64,
+    },
     /// Who holds a lock alone has changed, or what it proclaims: the news of an election.
     Leads {
         /// The lock.

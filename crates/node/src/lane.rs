@@ -149,6 +149,7 @@ impl Lane {
             Input::OriginGone(origin) => {
                 for replica in self.replicas.values_mut() {
                     replica.watches.origin_gone(origin);
+                    replica.leases.claims.origin_gone(origin);
                 }
             }
             Input::Written { ticket, entries } => self.on_written(ticket, &entries),

@@ -31,17 +31,20 @@
 //! # Map
 //!
 //! `lane` runs the turn; `replica` is one shard's copy; `requests` admits calls; `writes`, `reads`,
-//! `watches` follow them to their answers; `outgoing` and `incoming` move snapshots; `catalog` makes
+//! `watches` follow them to their answers; `leases` counts what runs out while it leads, `claims`
+//! knows who waits for locks; `outgoing` and `incoming` move snapshots; `catalog` makes
 //! and deletes replicas; `members` lets a group follow its description, `retire` removes what a group
 //! left behind; `upkeep` persists, cuts and forgets; `records` is what a lane itself keeps.
 
 mod ask;
 pub mod catalog;
+mod claims;
 pub mod config;
 mod incoming;
 pub mod input;
 mod inspect;
 pub mod lane;
+mod leases;
 mod members;
 mod outgoing;
 pub mod output;

@@ -12,12 +12,18 @@ use atoll_machine::{RangeQuery, ShardMachine};
 use bytes::Bytes;
 
 use crate::ask::Ask;
+use crate::leases::{Leases, Question};
 use crate::turn::Turn;
 
 /// What is read.
 pub(crate) enum What {
-    Get { key: Bytes, at: Option<Revision> },
+    Get {
+        key: Bytes,
+        at: Option<Revision>,
+    },
     Range(RangeQuery),
+    /// About leases and locks.
+    Coordination(Question),
 }
 
 /// A shard's reads that are not yet answered.
@@ -80,7 +86,13 @@ impl Reads {
     }
 
     /// Serves every read whose index is applied.
-    pub(crate) fn serve(&mut self, applied: LogIndex, machine: &ShardMachine, turn: &mut Turn) {
+    pub(crate) fn serve(
+        &mut self,
+        applied: LogIndex,
+        machine: &ShardMachine,
+        leases: &mut Leases,
+        turn: &mut Turn,
+    ) {
         let mut waiting = VecDeque::new();
         for (index, reads) in std::mem::take(&mut self.confirmed) {
             if index > applied {
@@ -89,7 +101,7 @@ impl Reads {
             }
             self.count -= reads.len();
             for (ask, what) in reads {
-                let body = read(machine, what, Duration::ZERO, turn);
+                let body = read(ask, machine, leases, what, Duration::ZERO, turn);
                 turn.answers.push(ask.answer(body));
             }
         }
@@ -122,7 +134,9 @@ impl Reads {
 
 /// Reads the machine's state as it is.
 pub(crate) fn read(
+    ask: Ask,
     machine: &ShardMachine,
+    leases: &mut Leases,
     what: What,
     staleness: Duration,
     turn: &Turn,
@@ -139,5 +153,6 @@ pub(crate) fn read(
             let page = machine.range(view.as_ref(), &query)?;
             Ok(AnswerBody::Range { page, staleness })
         }
+        What::Coordination(question) => leases.answer(ask, question, machine, turn),
     }
 }

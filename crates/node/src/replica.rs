@@ -15,6 +15,7 @@ use bytes::Bytes;
 use crate::ask::Ask;
 use crate::config::Limits;
 use crate::incoming::Incoming;
+use crate::leases::Leases;
 use crate::members::Members;
 use crate::outgoing::Outgoing;
 use crate::reads::Reads;
@@ -50,6 +51,7 @@ pub(crate) struct Replica {
     pub(crate) writes: Writes,
     pub(crate) reads: Reads,
     pub(crate) watches: Watches,
+    pub(crate) leases: Leases,
     pub(crate) outgoing: BTreeMap<NodeId, Outgoing>,
     /// Followers that asked for a snapshot in this turn.
     outgoing_wanted: Vec<NodeId>,
@@ -101,6 +103,7 @@ impl Replica {
             writes: Writes::default(),
             reads: Reads::default(),
             watches,
+            leases: Leases::default(),
             outgoing: BTreeMap::new(),
             outgoing_wanted: Vec::new(),
             incoming: None,
@@ -200,6 +203,7 @@ impl Replica {
 
     /// Proposes what the turn gathered and asks for confirmation of its reads.
     pub(crate) fn flush(&mut self, turn: &mut Turn) {
+        self.propose_expiries(turn);
         if self.writes.has_queued() {
             let (payloads, asks) = self.writes.take_queued(turn).split();
             match self.propose(payloads, turn) {
@@ -269,12 +273,13 @@ impl Replica {
             let mut replies = Vec::new();
             batch.apply(entry, &mut replies)?;
             let asks = self.writes.applied(entry.term, entry.index, turn);
-            hold_replies(asks, replies, turn);
+            hold_replies(asks, replies, &mut self.leases.claims, turn);
             if entry.kind == EntryKind::Membership {
                 records::put_membership(&mut turn.applied, self.descriptor.shard, &entry.payload);
             }
         }
-        let Applied { writes, events, .. } = batch.finish()?;
+        let Applied { writes, events, effects } = batch.finish()?;
+        self.leases.hold(effects);
         turn.applied.append(writes);
         if self.descriptor.shard == ShardId::SYSTEM {
             turn.catalog.extend(events.iter().cloned());
@@ -300,8 +305,9 @@ impl Replica {
             self.start_outgoing(to, turn);
         }
         self.sweep_outgoing(turn);
+        self.follow_leases(turn);
         let Condition::Serving(machine) = &self.condition else { return false };
-        self.reads.serve(self.applied, machine, turn);
+        self.reads.serve(self.applied, machine, &mut self.leases, turn);
         match self.watches.serve(machine, turn) {
             Ok(more) => more,
             Err(e) => {
@@ -330,9 +336,10 @@ impl Replica {
         if due {
             self.writes.expire(turn);
             self.reads.expire(turn);
+            self.leases.claims.expire(turn);
             self.expire_admin(turn);
         }
-        let waits = self.writes.len() + self.reads.len() > 0
+        let waits = self.writes.len() + self.reads.len() + self.leases.claims.len() > 0
             || self.transfer.is_some()
             || self.members.has_asks();
         if !waits {
@@ -359,7 +366,8 @@ impl Replica {
         }
         let incoming = self.incoming.as_ref().map(Incoming::retry_at);
         let watches = self.machine().and_then(|_| self.watches.next_deadline());
-        [self.group.core().next_deadline(), self.sweep_at, incoming, watches]
+        let leases = self.leases.next_deadline();
+        [self.group.core().next_deadline(), self.sweep_at, incoming, watches, leases]
             .into_iter()
             .flatten()
             .min()
@@ -392,6 +400,11 @@ impl Replica {
     /// Whether the configuration in force stands in the log or in the engine.
     pub(crate) fn is_recorded(&self) -> bool {
         self.unrecorded.is_none_or(|start| self.group.core().membership_index() > start)
+    }
+
+    /// The term in which this replica leads its group, while it does.
+    pub(crate) fn led(&self) -> Option<Term> {
+        self.led
     }
 
     /// True while this replica leads its group.
@@ -432,6 +445,7 @@ impl Replica {
         self.members.refuse_all(&gone, turn);
         self.writes.leadership_lost(None, turn);
         self.reads.leadership_lost(None, turn);
+        self.leases.stop(turn);
         self.watches.end_all(turn);
     }
 }

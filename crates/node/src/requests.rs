@@ -12,6 +12,7 @@ use atoll_raft::progress::SendState;
 use atoll_raft::{Body, Input, Member, Message};
 
 use crate::ask::Ask;
+use crate::leases::Question;
 use crate::reads::{What, read};
 use crate::replica::{Condition, Replica, not_leader};
 use crate::turn::Turn;
@@ -53,15 +54,31 @@ impl Replica {
             RequestBody::Watch(watch) => self.start_watch(ask, watch, turn),
             RequestBody::CancelWatch { watch } => {
                 self.watches.cancel(ask.origin, watch);
+                self.leases.claims.cancel(ask.origin, watch);
                 turn.answer(ask, AnswerBody::WatchCancelled);
             }
-            RequestBody::WatchCredit { watch } => self.watches.credit(ask.origin, watch),
+            RequestBody::WatchCredit { watch } => {
+                self.watches.credit(ask.origin, watch);
+                self.leases.claims.credit(ask.origin, watch, turn);
+            }
+            RequestBody::KeepAlive { leases } => self.question(ask, Question::KeepAlive(leases)),
+            RequestBody::Lease { id, keys } => self.question(ask, Question::Lease { id, keys }),
+            RequestBody::Leases { after, limit } => {
+                self.question(ask, Question::Leases { after, limit });
+            }
+            RequestBody::Lock { lock } => self.question(ask, Question::Lock(lock)),
+            RequestBody::Observe { lock } => self.question(ask, Question::Observe(lock)),
             RequestBody::Transfer(to) => self.transfer(ask, to, turn),
             RequestBody::Members(members) => self.await_members(ask, &members, turn),
             // The lane deletes replicas; none would be left to answer.
             RequestBody::Retire { .. } => {}
             RequestBody::Status => {}
         }
+    }
+
+    /// Answered as linearizable reads are.
+    fn question(&mut self, ask: Ask, question: Question) {
+        self.reads.push(ask, What::Coordination(question));
     }
 
     fn admit(&self, request: &Request, turn: &Turn) -> Result<(), Failure> {
@@ -109,7 +126,13 @@ impl Replica {
         match &request.body {
             RequestBody::Command(command) => {
                 if let Some(full) = &turn.disk_full
-                    && !matches!(command.op, Op::Delete(_) | Op::Compact { .. })
+                    && !matches!(
+                        command.op,
+                        Op::Delete(_)
+                            | Op::Compact { .. }
+                            | Op::Lease(LeaseOp::Revoke { .. })
+                            | Op::Lock(LockOp::Release { .. } | LockOp::Cancel(_))
+                    )
                 {
                     return Err(full.clone());
                 }
@@ -118,6 +141,9 @@ impl Replica {
             RequestBody::Get { key, .. } => self.check_range(key, &KeyEnd::Single),
             RequestBody::Range { query, .. } => self.check_range(&query.start, &query.end),
             RequestBody::Watch(watch) => self.check_range(&watch.start, &watch.end),
+            RequestBody::Lock { lock } | RequestBody::Observe { lock } => {
+                self.check_range(lock, &KeyEnd::Single)
+            }
             _ => Ok(()),
         }
     }
@@ -137,6 +163,13 @@ impl Replica {
                 // From anybody but the leader that counted it would end what lives (trap T28).
                 let text = "what ran out is said by a shard's leader alone";
                 Err(Failure::new(Code::Unsupported, text))
+            }
+            Op::Lock(LockOp::Acquire(_))
+                if self.leases.claims.len() >= turn.config.limits.requests_per_shard_max =>
+            {
+                let (shard, max) = (self.shard(), turn.config.limits.requests_per_shard_max);
+                let text = format!("shard {shard} has {max} calls waiting for locks, the limit");
+                Err(Failure::new(Code::Overloaded, text))
             }
             Op::Lock(op) => match op.lock() {
                 Some(lock) => self.check_range(lock, &KeyEnd::Single),
@@ -197,7 +230,7 @@ impl Replica {
             return;
         }
         if let Condition::Serving(machine) = &self.condition {
-            let body = read(machine, what, staleness, turn);
+            let body = read(ask, machine, &mut self.leases, what, staleness, turn);
             turn.answers.push(ask.answer(body));
         }
     }

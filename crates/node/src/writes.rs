@@ -9,10 +9,11 @@ use std::collections::VecDeque;
 
 use atoll_base::{Code, Failure, LogIndex, NodeId, Term};
 use atoll_coord::AnswerBody;
-use atoll_machine::{BatchWriter, Command, Reply};
+use atoll_machine::{BatchWriter, Command, LockReply, Reply};
 use bytes::Bytes;
 
 use crate::ask::Ask;
+use crate::claims::Claims;
 use crate::turn::Turn;
 
 /// The asks behind one proposed entry.
@@ -151,7 +152,12 @@ impl Proposal {
 }
 
 /// Gives the machine's replies to those who wait for them, once the engine holds what they tell of.
-pub(crate) fn hold_replies(asks: Vec<Ask>, replies: Vec<Reply>, turn: &mut Turn) {
+pub(crate) fn hold_replies(
+    asks: Vec<Ask>,
+    replies: Vec<Reply>,
+    claims: &mut Claims,
+    turn: &mut Turn,
+) {
     if asks.is_empty() {
         return;
     }
@@ -162,6 +168,10 @@ pub(crate) fn hold_replies(asks: Vec<Ask>, replies: Vec<Reply>, turn: &mut Turn)
         }
         let body = match reply {
             Reply::Failed(failure) => Err(failure),
+            Reply::Lock(LockReply::Queued { claim }) => {
+                claims.wait(claim, ask);
+                continue;
+            }
             reply => Ok(AnswerBody::Command(reply)),
         };
         turn.held.push(ask.answer(body));

@@ -134,6 +134,7 @@ impl LockTable {
                 };
                 found.delay = None;
                 step.put_lock(&lock, found);
+                step.effects.push(Effect::DelayEnded { lock: lock.clone(), number });
                 self.settle(&lock, step);
             }
             LockOp::SetSemaphore { lock, limit } => self.set_semaphore(&lock, limit, step)?,

@@ -149,6 +149,14 @@ fn encode_body(body: RequestBody) -> Result<pb::call::Body, Failure> {
                 format!("credit for watch {watch} is given by the node that sends its events"),
             ));
         }
+        RequestBody::KeepAlive { .. }
+        | RequestBody::Lease { .. }
+        | RequestBody::Leases { .. }
+        | RequestBody::Lock { .. }
+        | RequestBody::Observe { .. } => {
+            let text = "leases and locks have no form on this surface yet";
+            return Err(Failure::new(Code::Unsupported, text));
+        }
         RequestBody::Transfer(to) => Body::Transfer(pb::TransferRequest { to: to.0 }),
         RequestBody::Members(members) => Body::Members(pb::MembersRequest {
             members: members.into_iter().map(encode_member).collect(),
