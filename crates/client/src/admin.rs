@@ -16,7 +16,7 @@ use crate::client::Client;
 use crate::follow::wait_for_revision;
 
 /// Plans that are made before giving up against other changes of the catalog.
-const PLANS_MAX: usize = 20;
+pub(crate) const PLANS_MAX: usize = 20;
 /// How long one node may take to say how it is.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -143,25 +143,11 @@ impl Client {
                 Ok(AnswerBody::Status(status)) => replicas.push(status),
                 Ok(other) => return Err(unexpected("a status request", &other)),
                 // The replica is not there (yet, or any more); the node itself answers.
-                Err(f) if matches!(f.code, Code::NotFound | Code::StaleEpoch) => {}
+                Err(f) if matches!(f.code, Code::NotLeader | Code::NotFound) => {}
                 Err(failure) => return Err(failure),
             }
         }
         Ok(replicas)
-    }
-
-    /// Hands a shard's leadership to one of its members. It is on its way when this returns: the
-    /// status shows when it has arrived.
-    ///
-    /// # Errors
-    /// The leader's refusal, for instance when the node is no voter of the shard.
-    pub async fn transfer_leader(&self, shard: ShardId, to: NodeId) -> Result<(), Failure> {
-        let deadline = self.default_deadline();
-        let body = RequestBody::Transfer(to);
-        match self.inner().read(Where::Shard(shard), body, deadline).await? {
-            (_, AnswerBody::Transferred) => Ok(()),
-            (_, other) => Err(unexpected("a transfer", &other)),
-        }
     }
 
     /// Carries out what `plan` makes of the newest catalog; plans again when somebody was faster.
@@ -174,24 +160,35 @@ impl Client {
         for _ in 0..PLANS_MAX {
             inner.refresh_map(deadline).await?;
             let (txn, result) = plan(&inner.map.load().catalog)?;
-            let whom = Where::Shard(ShardId::SYSTEM);
-            let Applied { reply, .. } = inner.command(whom, Op::Txn(txn), deadline).await?;
-            match reply {
-                Reply::Txn { succeeded: true, revision, .. } => {
-                    self.wait_for_catalog(revision, deadline).await;
-                    return Ok(result);
-                }
-                Reply::Txn { succeeded: false, .. } => {}
-                other => return Err(unexpected("a transaction", &AnswerBody::Command(other))),
+            if self.carry_out(txn, deadline).await? {
+                return Ok(result);
             }
         }
-        let text = format!("the catalog was changed by others during each of {PLANS_MAX} attempts");
-        Err(Failure::new(Code::Overloaded, text))
+        Err(too_many_plans())
+    }
+
+    /// Carries a plan out; false when the catalog is not as it was planned from.
+    pub(crate) async fn carry_out(&self, txn: TxnOp, deadline: Instant) -> Result<bool, Failure> {
+        let whom = Where::Shard(ShardId::SYSTEM);
+        let Applied { reply, .. } = self.inner().command(whom, Op::Txn(txn), deadline).await?;
+        match reply {
+            Reply::Txn { succeeded: true, revision, .. } => {
+                self.wait_for_catalog(revision, deadline).await;
+                Ok(true)
+            }
+            Reply::Txn { succeeded: false, .. } => Ok(false),
+            other => Err(unexpected("a transaction", &AnswerBody::Command(other))),
+        }
     }
 
     async fn wait_for_catalog(&self, revision: Revision, deadline: Instant) {
         wait_for_revision(self.inner(), self.inner().outcome.clone(), revision, deadline).await;
     }
+}
+
+pub(crate) fn too_many_plans() -> Failure {
+    let text = format!("the catalog was changed by others during each of {PLANS_MAX} attempts");
+    Failure::new(Code::Overloaded, text)
 }
 
 fn info(catalog: &Catalog, keyspace: &KeyspaceRecord) -> KeyspaceInfo {

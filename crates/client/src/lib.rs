@@ -51,6 +51,7 @@ mod keys;
 mod keyspace;
 pub mod link;
 mod map;
+mod members;
 mod options;
 mod scan;
 mod session;
@@ -69,12 +70,14 @@ pub use atoll_machine::{
     Compare, CompareTarget, DeleteOp, Event, EventKind, KeyEnd, KeyValue, PutOp, RangePage,
     RangeQuery, Record, Relation, TxnOp, TxnResult, TxnStep,
 };
+pub use atoll_raft::Role;
 pub use atoll_storage::Direction;
 pub use batch::{Batch, BatchDone};
 pub use bytes::Bytes;
 pub use client::{Client, ClientBuilder};
 pub use keys::Keys;
 pub use keyspace::{Deleted, Keyspace, Previous, Put, Read, ReadOptions};
+pub use members::{Joining, MemberChange, MemberProgress};
 pub use options::Options;
 pub use scan::{Page, Scan};
 pub use txn::{Txn, TxnDone, when};

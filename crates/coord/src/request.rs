@@ -290,6 +290,9 @@ pub struct ReplicaStatus {
     pub revision: Revision,
     /// The members in force.
     pub members: Vec<Member>,
+    /// On the leader: what it waits for on the way to the members that the catalog names; empty when
+    /// they are in force.
+    pub waits_for: String,
     /// On the leader: how far each follower is.
     pub progress: Vec<FollowerStatus>,
 }

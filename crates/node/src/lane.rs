@@ -295,7 +295,9 @@ impl Lane {
         if let Some(at) = replica.timer {
             self.timers.remove(&(at, shard));
         }
-        self.leaders.remove(&shard);
+        if self.leaders.remove(&shard).is_some() {
+            self.upkeep.leaders_changed.push((shard, None));
+        }
         self.touched.retain(|s| *s != shard);
         let sink = &mut self.turn.sink;
         sink.writes.retain(|w| w.shard != shard);

@@ -58,6 +58,11 @@ impl Members {
         self.is_settled = false;
     }
 
+    /// What the next step waits for; empty when nothing is to be done.
+    pub(crate) fn waits_for(&self) -> &str {
+        &self.waits_for
+    }
+
     pub(crate) fn has_asks(&self) -> bool {
         !self.asks.is_empty()
     }
@@ -134,6 +139,7 @@ impl Replica {
     /// Leadership is elsewhere: the one who has it will know.
     pub(crate) fn stop_awaiting_members(&mut self, leader: Option<NodeId>, turn: &mut Turn) {
         self.members.unsettle();
+        self.members.waits_for.clear();
         self.members.refuse_all(&not_leader(self.descriptor.shard, leader), turn);
     }
 

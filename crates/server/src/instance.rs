@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use crate::config::NodeConfig;
 use crate::drive::{Hub, Node, StartError};
 use crate::gateway;
+use crate::outside;
 
 /// Why a node can't run.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +62,8 @@ pub(crate) struct Instance {
     /// Ends the servers of clients and of the console.
     stop_gateways: watch::Sender<bool>,
     gateways: Vec<JoinHandle<()>>,
+    /// Follows the catalog while no replica here does.
+    following: JoinHandle<()>,
     shutdown_timeout: Duration,
 }
 
@@ -82,8 +85,9 @@ impl Instance {
         let (hub, stop) = (node.hub().clone(), &stop_gateways);
         let gateways =
             gateway::start(config, hub, registry, listeners.client, listeners.http, stop);
+        let following = tokio::spawn(outside::follow(config.clone(), node.hub().clone()));
         let shutdown_timeout = config.shutdown_timeout;
-        Ok(Self { node, addresses, stop_gateways, gateways, shutdown_timeout })
+        Ok(Self { node, addresses, stop_gateways, gateways, following, shutdown_timeout })
     }
 
     /// Where the node can be reached.
@@ -98,6 +102,7 @@ impl Instance {
 
     /// Stops the node, in the order of `drive`'s essay.
     pub(crate) async fn stop(self) {
+        self.following.abort();
         self.node.withdraw().await;
         self.stop_gateways.send_replace(true);
         for mut gateway in self.gateways {

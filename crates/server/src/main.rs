@@ -6,6 +6,7 @@ mod dev;
 mod drive;
 mod gateway;
 mod instance;
+mod outside;
 mod serve;
 #[cfg(test)]
 mod tests;

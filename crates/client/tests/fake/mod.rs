@@ -373,6 +373,10 @@ impl State {
                 shard.leader = to;
                 Ok(AnswerBody::Transferred)
             }
+            RequestBody::Members(_) => Ok(AnswerBody::Members {
+                epoch: shard.descriptor.epoch,
+                index: atoll_base::LogIndex(1),
+            }),
             RequestBody::Status => Ok(AnswerBody::Status(ReplicaStatus {
                 node,
                 shard: machine.shard(),

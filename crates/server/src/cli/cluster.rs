@@ -1,6 +1,10 @@
 //! `cluster`.
 
-use atoll_client::{ClusterStatus, NodeId, ReplicaStatus, ShardId};
+use std::time::Duration;
+
+use atoll_client::{
+    ClusterStatus, Descriptor, Joining, NodeId, ReplicaMember, ReplicaStatus, Role, ShardId,
+};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
@@ -22,15 +26,47 @@ enum ClusterCommand {
         #[command(flatten)]
         connect: ConnectArgs,
     },
-    /// Hand a shard's leadership to one of its members
+    /// Hand a shard's leadership to one of its voters, which is preferred from then on
     TransferLeader {
         #[command(flatten)]
         connect: ConnectArgs,
         /// The shard
+        #[arg(long)]
         shard: u64,
         /// The node that is to lead
-        node: u64,
+        #[arg(long, value_name = "NODE")]
+        to: u64,
     },
+    /// Give a node that has joined a replica of every shard, or of one
+    Add {
+        #[command(flatten)]
+        change: ChangeArgs,
+        /// Stop when it has become a learner: a copy that does not vote
+        #[arg(long, conflicts_with = "witness")]
+        learner: bool,
+        /// A witness: it votes and holds no data
+        #[arg(long)]
+        witness: bool,
+    },
+    /// Let a node vote where it is a learner
+    Promote(ChangeArgs),
+    /// Take a node out of one shard, or out of all of them and of the cluster
+    Remove(ChangeArgs),
+}
+
+/// Whose membership changes, and how.
+#[derive(Args)]
+struct ChangeArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// The node
+    node: u64,
+    /// Only this shard
+    #[arg(long)]
+    shard: Option<u64>,
+    /// How long to wait for one shard, in seconds; what was begun goes on afterwards
+    #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+    wait: u64,
 }
 
 impl ClusterArgs {
@@ -43,19 +79,91 @@ impl ClusterArgs {
                     Format::Table => print(&status)?,
                 }
             }
-            ClusterCommand::TransferLeader { connect, shard, node } => {
+            ClusterCommand::TransferLeader { connect, shard, to } => {
                 let client = connect.client().await?;
-                client.transfer_leader(ShardId(shard), NodeId(node)).await?;
+                client.transfer_leader(ShardId(shard), NodeId(to)).await?;
                 match connect.output {
-                    Format::Json => say(json!({ "shard": shard, "to": node }))?,
-                    Format::Table => {
-                        eprintln!("leadership of shard {shard} is on its way to node {node}")
-                    }
+                    Format::Json => say(json!({ "shard": shard, "to": to }))?,
+                    Format::Table => eprintln!("shard {shard} is led by node {to}"),
                 }
             }
+            ClusterCommand::Add { change, learner, witness } => {
+                let joining = match (learner, witness) {
+                    (true, _) => Joining::Learner,
+                    (_, true) => Joining::Witness,
+                    _ => Joining::Voter,
+                };
+                change.carry_out(Change::Add(joining)).await?;
+            }
+            ClusterCommand::Promote(change) => change.carry_out(Change::Promote).await?,
+            ClusterCommand::Remove(change) => change.carry_out(Change::Remove).await?,
         }
         Ok(Ended::Well)
     }
+}
+
+enum Change {
+    Add(Joining),
+    Promote,
+    Remove,
+}
+
+impl ChangeArgs {
+    /// Each step is a line on standard error; the members that came of it go to standard output.
+    async fn carry_out(self, change: Change) -> Result<(), Problem> {
+        let client = self.connect.client().await?;
+        let mut told = None;
+        let mut changing = client
+            .change_members(NodeId(self.node))
+            .wait(Duration::from_secs(self.wait))
+            .tell(move |progress| {
+                if told.as_ref() != Some(&progress) {
+                    eprintln!("shard {}: {}", progress.shard, progress.text);
+                    told = Some(progress);
+                }
+            });
+        if let Some(shard) = self.shard {
+            changing = changing.shard(ShardId(shard));
+        }
+        let shards = match change {
+            Change::Add(joining) => changing.add(joining).await?,
+            Change::Promote => changing.promote().await?,
+            Change::Remove => changing.remove().await?,
+        };
+        match self.connect.output {
+            Format::Json => say(Value::from_iter(shards.iter().map(members_json))),
+            Format::Table => {
+                let mut rows = table(["shard", "epoch", "members"]);
+                for shard in &shards {
+                    let members: Vec<String> = shard.members.iter().map(member_text).collect();
+                    let (id, epoch) = (shard.shard.to_string(), shard.epoch.to_string());
+                    rows.add_row([id, epoch, members.join(", ")]);
+                }
+                say(rows)
+            }
+        }
+    }
+}
+
+fn role(member: &ReplicaMember) -> &'static str {
+    match member.role {
+        Role::Voter => "voter",
+        Role::Learner => "learner",
+        Role::Witness => "witness",
+    }
+}
+
+fn member_text(member: &ReplicaMember) -> String {
+    match member.role {
+        Role::Voter => member.node.to_string(),
+        _ => format!("{} ({})", member.node, role(member)),
+    }
+}
+
+fn members_json(shard: &Descriptor) -> Value {
+    let member = |m: &ReplicaMember| json!({ "node": m.node.0, "role": role(m) });
+    let members: Vec<Value> = shard.members.iter().map(member).collect();
+    json!({ "shard": shard.shard.0, "epoch": shard.epoch.0, "members": members })
 }
 
 fn print(status: &ClusterStatus) -> Result<(), Problem> {
@@ -125,5 +233,6 @@ fn replica_json(r: &ReplicaStatus) -> Value {
         "commit_index": r.commit_index.0,
         "applied_index": r.applied_index.0,
         "revision": r.revision.0,
+        "waits_for": r.waits_for,
     })
 }

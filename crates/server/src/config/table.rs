@@ -17,6 +17,7 @@ pub(crate) struct NodeConfig {
     pub(crate) peer_listen: String,
     pub(crate) http_listen: String,
     pub(crate) bootstrap: Bootstrap,
+    pub(crate) join: Vec<String>,
     pub(crate) cluster_name: String,
     pub(crate) insecure_listen: bool,
     pub(crate) lanes: u16,
@@ -41,6 +42,13 @@ pub(crate) struct NodeConfig {
     pub(crate) disk_reserve_bytes: u64,
     pub(crate) history_revisions: u64,
     pub(crate) shutdown_timeout: Duration,
+}
+
+impl NodeConfig {
+    /// The node joins a cluster that exists.
+    pub(crate) fn is_joining(&self) -> bool {
+        !self.join.is_empty()
+    }
 }
 
 /// How log lines are written.
@@ -155,6 +163,19 @@ pub(crate) const SETTINGS: &[Setting] = &[
          node. Empty: this node alone.",
         |c, v| {
             c.bootstrap = v.parse()?;
+            Ok(())
+        },
+    ),
+    setting(
+        "join",
+        Some(""),
+        "HOST:CLIENT_PORT of nodes that run, separated by commas",
+        "Joins a cluster that exists instead of founding one; then bootstrap may name only this \
+         node, as the others reach it. The node holds nothing until `atoll cluster add` gives it \
+         shards.",
+        |c, v| {
+            let addresses = v.split(',').map(str::trim).filter(|a| !a.is_empty());
+            c.join = addresses.map(value::address).collect::<Result<_, _>>()?;
             Ok(())
         },
     ),

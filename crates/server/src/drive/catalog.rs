@@ -18,12 +18,24 @@ pub(crate) struct Readiness {
     pub(crate) is_founded: bool,
     /// This node leads shard 1.
     pub(crate) leads_system: bool,
-    /// Somebody leads shard 1.
+    /// Somebody leads shard 1, as this node's replica of it knows.
     pub(crate) has_leader: bool,
+    /// This node is to have a replica of shard 1, for all that it knows.
+    pub(crate) is_member: bool,
+    /// The catalog is followed from outside.
+    pub(crate) is_followed: bool,
 }
 
-/// The catalog as this node has applied it.
+impl Readiness {
+    /// Clients may be sent here: the catalog is there and kept up to date.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.is_founded && (self.has_leader || self.is_followed)
+    }
+}
+
+/// The catalog as this node has applied it, or as others told it.
 pub(crate) struct CatalogView {
+    node: NodeId,
     state: Mutex<State>,
     readiness: watch::Sender<Readiness>,
 }
@@ -37,8 +49,9 @@ struct State {
 }
 
 impl CatalogView {
-    pub(crate) fn new() -> Self {
-        Self { state: Mutex::default(), readiness: watch::Sender::new(Readiness::default()) }
+    pub(crate) fn new(node: NodeId) -> Self {
+        let readiness = Readiness { is_member: true, ..Readiness::default() };
+        Self { node, state: Mutex::default(), readiness: watch::Sender::new(readiness) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -59,7 +72,9 @@ impl CatalogView {
     pub(super) fn on_events(&self, events: Vec<Event>, links: &Links, lanes: &Lanes) {
         let mut changed: BTreeMap<ShardId, Descriptor> = BTreeMap::new();
         let mut state = self.lock();
-        for event in events {
+        // The view may be newer than this node's replica: what it has heard from outside counts.
+        let known = state.catalog.revision();
+        for event in events.into_iter().filter(|e| e.revision > known) {
             match state.catalog.apply(&event) {
                 Ok(descriptors) => changed.extend(descriptors.into_iter().map(|d| (d.shard, d))),
                 Err(error) => {
@@ -68,12 +83,45 @@ impl CatalogView {
                 }
             }
         }
+        self.tell(state, changed, links, lanes);
+    }
+
+    /// Takes in a catalog that others told, if it is newer.
+    pub(super) fn adopt(&self, catalog: Catalog, links: &Links, lanes: &Lanes) {
+        let mut state = self.lock();
+        if catalog.revision() > state.catalog.revision() {
+            let is_news = |d: &&Descriptor| {
+                let known = state.catalog.shard(d.shard);
+                known.is_none_or(|known| known.record.descriptor != **d)
+            };
+            let changed = catalog.descriptors().filter(is_news).map(|d| (d.shard, d.clone()));
+            let changed = changed.collect();
+            state.catalog = catalog;
+            self.tell(state, changed, links, lanes);
+        }
+        self.readiness.send_if_modified(|r| !std::mem::replace(&mut r.is_followed, true));
+    }
+
+    /// The catalog is not followed from outside any more.
+    pub(crate) fn stop_following(&self) {
+        self.readiness.send_if_modified(|r| std::mem::replace(&mut r.is_followed, false));
+    }
+
+    fn tell(
+        &self,
+        state: MutexGuard<'_, State>,
+        changed: BTreeMap<ShardId, Descriptor>,
+        links: &Links,
+        lanes: &Lanes,
+    ) {
         let peers: Vec<Peer> = state
             .catalog
             .nodes()
             .map(|n| Peer { node: n.id, address: n.peer_address.clone() })
             .collect();
         let is_founded = state.catalog.cluster().is_some();
+        let system = state.catalog.shard(ShardId::SYSTEM).map(|s| &s.record.descriptor);
+        let is_member = system.is_none_or(|d| d.members.iter().any(|m| m.node == self.node));
         drop(state);
         for peer in peers {
             links.connect(peer);
@@ -83,7 +131,10 @@ impl CatalogView {
             lanes.describe(&descriptors);
         }
         // Also wakes who waits for something else in the catalog.
-        self.readiness.send_modify(|r| r.is_founded = is_founded);
+        self.readiness.send_modify(|r| {
+            r.is_founded = is_founded;
+            r.is_member = is_member;
+        });
     }
 
     /// A lane holds nothing any more of these keyspaces; returns those of which all `lanes` said

@@ -18,6 +18,9 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Waits until this node leads shard 1 or the cluster is founded; writes the first records in the
 /// first case. They say "if there is no cluster record", so it does not matter who else tries.
 pub(crate) async fn found(hub: Arc<Hub>, nodes: Vec<BootstrapNode>) {
+    if nodes.is_empty() {
+        return;
+    }
     let mut readiness = hub.catalog.readiness();
     loop {
         let ready = match readiness.wait_for(|r| r.is_founded || r.leads_system).await {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use atoll_base::{Code, Failure, KeyspaceId, LaneId, NodeId, ShardId, Time};
-use atoll_coord::{Answer, Origin, Request};
+use atoll_coord::{Answer, Catalog, Origin, Request};
 use atoll_machine::Event;
 use atoll_node::Input;
 use atoll_replica::PeerMessage;
@@ -64,6 +64,11 @@ impl Hub {
                 self.pressure.set(Observer::Upkeep, None, &self.lanes);
             }
         }
+    }
+
+    /// Takes in a catalog that other nodes told.
+    pub(crate) fn adopt(&self, catalog: Catalog) {
+        self.catalog.adopt(catalog, &self.links, &self.lanes);
     }
 
     /// Registers a caller.

@@ -17,6 +17,16 @@ const FORMAT: u64 = 1;
 pub(crate) struct Identity {
     pub(crate) node: NodeId,
     pub(crate) cluster: u64,
+    pub(crate) origin: Origin,
+}
+
+/// How the node came into its cluster. Who joined one never founds it, however it is started later.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Origin {
+    /// It is one of those that the cluster began with.
+    Founded,
+    /// The cluster was there before.
+    Joined,
 }
 
 /// A data folder that this process owns until it is dropped.
@@ -85,27 +95,37 @@ impl DataFolder {
         }
     }
 
+    /// What the folder says about itself, which must be this node's; `None` for a new one.
+    pub(crate) fn identity_of(&self, node: NodeId) -> Result<Option<Identity>, FolderError> {
+        let found = self.identity()?;
+        if let Some(found) = found.filter(|found| found.node != node) {
+            return Err(FolderError::OtherNode {
+                path: self.path.clone(),
+                found: found.node,
+                wanted: node,
+            });
+        }
+        Ok(found)
+    }
+
     /// The identity under which the node runs: the folder's own, which must be this node's, or for
-    /// a new folder this one, which is written down first.
-    pub(crate) fn claim(&self, node: NodeId, cluster: u64) -> Result<Identity, FolderError> {
-        if let Some(found) = self.identity()? {
-            if found.node != node {
-                return Err(FolderError::OtherNode {
-                    path: self.path.clone(),
-                    found: found.node,
-                    wanted: node,
-                });
-            }
+    /// a new folder `new`, which is written down first.
+    pub(crate) fn claim(&self, new: Identity) -> Result<Identity, FolderError> {
+        if let Some(found) = self.identity_of(new.node)? {
             return Ok(found);
         }
-        let identity = Identity { node, cluster };
+        let identity = new;
         self.write(identity).map_err(|source| self.failed("writing IDENTITY", source))?;
         Ok(identity)
     }
 
     fn write(&self, identity: Identity) -> io::Result<()> {
+        let origin = match identity.origin {
+            Origin::Founded => "founded",
+            Origin::Joined => "joined",
+        };
         let text = format!(
-            "atoll data folder\nformat {FORMAT}\nnode {}\ncluster {:016x}\n",
+            "atoll data folder\nformat {FORMAT}\nnode {}\ncluster {:016x}\norigin {origin}\n",
             identity.node, identity.cluster
         );
         let temporary = self.path.join("IDENTITY.new");
@@ -130,6 +150,11 @@ impl DataFolder {
         Ok(Identity {
             node: NodeId(number("node", 10).ok_or_else(|| unreadable("it has no node"))?),
             cluster: number("cluster", 16).ok_or_else(|| unreadable("it has no cluster"))?,
+            origin: match field("origin").map(str::trim) {
+                None | Some("founded") => Origin::Founded,
+                Some("joined") => Origin::Joined,
+                Some(_) => return Err(unreadable("its origin is neither founded nor joined")),
+            },
         })
     }
 
@@ -149,12 +174,13 @@ mod tests {
         let error = DataFolder::open(dir.path()).unwrap_err();
         assert!(error.to_string().contains("in use by another process"), "{error}");
         assert_eq!(folder.identity().unwrap(), None);
-        let identity = Identity { node: NodeId(2), cluster: 0xabc };
-        assert_eq!(folder.claim(NodeId(2), 0xabc).unwrap(), identity);
+        let identity = Identity { node: NodeId(2), cluster: 0xabc, origin: Origin::Joined };
+        assert_eq!(folder.claim(identity).unwrap(), identity);
         drop(folder);
         let folder = DataFolder::open(dir.path()).unwrap();
-        assert_eq!(folder.claim(NodeId(2), 7).unwrap(), identity, "the first cluster id stays");
-        let error = folder.claim(NodeId(3), 7).unwrap_err();
+        let other = Identity { cluster: 7, origin: Origin::Founded, ..identity };
+        assert_eq!(folder.claim(other).unwrap(), identity, "the first cluster id stays");
+        let error = folder.claim(Identity { node: NodeId(3), ..other }).unwrap_err();
         assert!(error.to_string().contains("belongs to node 2, this is node 3"), "{error}");
         std::fs::write(dir.path().join("IDENTITY"), "format 9\n").unwrap();
         assert!(matches!(folder.identity(), Err(FolderError::OtherFormat { found: 9, .. })));

@@ -18,7 +18,8 @@
 //!
 //! Each step needs the one before; what fails stops the start with an error that says what to do.
 //! 1. Listeners are bound: a port in use is known before anything is touched.
-//! 2. The data folder is locked and its identity checked (or written, in a new folder).
+//! 2. The data folder is locked and its identity checked (or written, in a new folder; a node that
+//!    joins asks the cluster first).
 //! 3. The engine is opened, then the log; the log says what it cut or found damaged.
 //! 4. Lanes are opened with what the log held and the founding description of shard 1; they tell
 //!    the catalog as far as the engine has it.
@@ -56,6 +57,7 @@ mod found;
 mod guarded;
 mod hub;
 mod identity;
+mod join;
 mod lanes;
 mod mailbox;
 mod metrics;
@@ -66,5 +68,6 @@ mod room;
 mod threads;
 mod work;
 
+pub(crate) use catalog::Readiness;
 pub(crate) use hub::Hub;
 pub(crate) use node::{Node, StartError};

@@ -24,7 +24,8 @@ use super::clock::Clock;
 use super::found::found;
 use super::guarded::{GuardedEngine, Peers};
 use super::hub::{Caller, Hub, PeerInbox};
-use super::identity::{DataFolder, FolderError};
+use super::identity::{DataFolder, FolderError, Identity, Origin};
+use super::join::{JoinError, cluster_to_join};
 use super::lanes::Lanes;
 use super::metrics::Metrics;
 use super::origins::Origins;
@@ -49,6 +50,8 @@ pub(crate) enum StartError {
     Engine { path: String, source: EngineError },
     #[error("the log in {path} can't be opened: {source}")]
     Log { path: String, source: LogError },
+    #[error(transparent)]
+    Join(#[from] JoinError),
     #[error(transparent)]
     Lane(#[from] OpenError),
     #[error("a thread can't be started: {0}")]
@@ -82,13 +85,7 @@ impl Node {
         peers: TcpListener,
     ) -> Result<(Self, Registry), StartError> {
         let folder = DataFolder::open(&config.data)?;
-        let fresh = config.bootstrap.cluster_id(&config.cluster_name);
-        let identity = folder.claim(config.node_id, fresh)?;
-        if identity.cluster != fresh {
-            tracing::info!(
-                "bootstrap differs from the one that the cluster began with; the catalog counts"
-            );
-        }
+        let identity = identity(config, &folder).await?;
         let room = Room::open(folder.path(), config.disk_reserve_bytes);
         let opened = open(folder.path(), config)?;
         for warning in &opened.recovered.warnings {
@@ -100,7 +97,11 @@ impl Node {
             tracing::error!("new data is refused: {}", failure.message);
             hub.pressure.set(Observer::Upkeep, Some(failure), &hub.lanes);
         }
-        let lanes = open_lanes(config, &hub, &opened.writer, opened.recovered)?;
+        let founders = match identity.origin {
+            Origin::Founded => founders(config),
+            Origin::Joined => Vec::new(),
+        };
+        let lanes = open_lanes(config, &hub, &opened.writer, opened.recovered, &founders)?;
         let log = threads::log::start(opened.writer, hub.clone()).map_err(StartError::Thread)?;
         let upkeep = threads::upkeep::start(hub.clone()).map_err(StartError::Thread)?;
         let lanes = lanes
@@ -109,7 +110,7 @@ impl Node {
             .collect::<Result<Vec<_>, _>>()
             .map_err(StartError::Thread)?;
         let peer_server = meet_peers(config, &hub, peers);
-        let founding = tokio::spawn(found(hub.clone(), founders(config)));
+        let founding = tokio::spawn(found(hub.clone(), founders));
         Ok((Self { hub, folder, lanes, log, upkeep, peer_server, founding }, registry))
     }
 
@@ -172,6 +173,28 @@ fn join(threads: impl IntoIterator<Item = JoinHandle<()>>) {
     }
 }
 
+/// Who this node is: as its folder says, or, with a new folder, as the settings or the cluster that
+/// it joins say.
+async fn identity(config: &NodeConfig, folder: &DataFolder) -> Result<Identity, StartError> {
+    let node = config.node_id;
+    if let Some(known) = folder.identity_of(node)? {
+        let named = config.bootstrap.cluster_id(&config.cluster_name);
+        if known.origin == Origin::Founded && known.cluster != named {
+            tracing::info!(
+                "bootstrap differs from the one that the cluster began with; the catalog counts"
+            );
+        }
+        return Ok(known);
+    }
+    let new = if config.is_joining() {
+        Identity { node, cluster: cluster_to_join(config).await?, origin: Origin::Joined }
+    } else {
+        let cluster = config.bootstrap.cluster_id(&config.cluster_name);
+        Identity { node, cluster, origin: Origin::Founded }
+    };
+    Ok(folder.claim(new)?)
+}
+
 fn open(path: &Path, config: &NodeConfig) -> Result<Opened, StartError> {
     let engine_path = path.join("engine");
     let options = FjallOptions {
@@ -223,7 +246,7 @@ fn hub(
         upkeep: UpkeepQueue::new(),
         engine,
         origins: Origins::new(config.answer_queue_max),
-        catalog: CatalogView::new(),
+        catalog: CatalogView::new(config.node_id),
         pressure: Pressure::default(),
         metrics,
         stopping: AtomicBool::new(false),
@@ -235,9 +258,13 @@ fn open_lanes(
     hub: &Hub,
     writer: &LogWriter,
     recovered: Recovered,
+    founders: &[BootstrapNode],
 ) -> Result<Vec<(LaneId, Lane)>, StartError> {
-    let nodes: Vec<NodeId> = config.bootstrap.members.iter().map(|m| m.node).collect();
-    let founding = vec![Catalog::system_descriptor(&nodes)];
+    let nodes: Vec<NodeId> = founders.iter().map(|n| n.id).collect();
+    let founding = match nodes.is_empty() {
+        true => Vec::new(),
+        false => vec![Catalog::system_descriptor(&nodes)],
+    };
     let mut by_lane: Vec<_> =
         (0..hub.lanes.count()).map(|_| std::collections::BTreeMap::new()).collect();
     for (shard, state) in recovered.shards {

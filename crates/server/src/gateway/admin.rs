@@ -1,10 +1,11 @@
 //! Keyspaces and the cluster, for clients in any language.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use atoll_base::{Code, Failure, NodeId, ShardId};
 use atoll_client::{
-    Client, Descriptor, KeyspaceInfo, KeyspaceSpec, NodeStatus, Protocol, ShardOptions,
+    Client, Descriptor, Joining, KeyspaceInfo, KeyspaceSpec, NodeStatus, Protocol, ShardOptions,
 };
 use atoll_transport::call::{encode_member, encode_status};
 use atoll_transport::status::to_status;
@@ -14,6 +15,9 @@ use tonic::{Request, Response, Status};
 
 use super::{VERSION, resident_bytes};
 use crate::drive::Hub;
+
+/// How long a call waits for one shard's members to change; repeating it waits on.
+const MEMBERS_WAIT: Duration = Duration::from_secs(60);
 
 /// `atoll.v1.Admin`.
 #[derive(Clone)]
@@ -176,9 +180,25 @@ impl admin_server::Admin for Admin {
 
     async fn change_members(
         &self,
-        _: Request<pb::ChangeMembersRequest>,
+        request: Request<pb::ChangeMembersRequest>,
     ) -> Result<Response<pb::ChangeMembersResponse>, Status> {
-        let text = "members of the cluster can't be changed yet";
-        Err(refused(Failure::new(Code::Unsupported, text)))
+        use pb::change_members_request::Change;
+        let request = request.into_inner();
+        let mut change = self.client.change_members(NodeId(request.node)).wait(MEMBERS_WAIT);
+        if request.shard != 0 {
+            change = change.shard(ShardId(request.shard));
+        }
+        let changed = match Change::try_from(request.change) {
+            Ok(Change::AddLearner) => change.add(Joining::Learner).await,
+            Ok(Change::AddWitness) => change.add(Joining::Witness).await,
+            Ok(Change::Promote) => change.promote().await,
+            Ok(Change::Remove) => change.remove().await,
+            Err(_) => {
+                let text = format!("change {} of members is not known", request.change);
+                Err(Failure::new(Code::InvalidArgument, text))
+            }
+        };
+        let shards = changed.map_err(refused)?.into_iter().map(encode_shard).collect();
+        Ok(Response::new(pb::ChangeMembersResponse { shards }))
     }
 }

@@ -1,13 +1,14 @@
 //! Telling the catalog where this node is reached, when that is not what it says.
 //!
 //! The founding list gives every node's first addresses. A node that is started with others later
-//! (they changed in its entry of the list) writes them down itself; the others follow the catalog.
+//! (they changed in its entry of the list) writes them down itself, and so does a node that joins;
+//! the others follow the catalog.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_base::Failure;
-use atoll_client::{Client, NodeRecord, when};
+use atoll_base::{Failure, Incarnation, NodeId};
+use atoll_client::{Bytes, Client, NodeRecord, when};
 use atoll_coord::catalog::{Record, RecordKey};
 
 use crate::config::{Member, NodeConfig};
@@ -19,6 +20,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Waits for the catalog and corrects this node's record, if that is needed.
 pub(super) async fn announce(config: NodeConfig, hub: Arc<Hub>, client: Client) {
     let Some(member) = config.bootstrap.member(config.node_id) else { return };
+    if config.is_joining() {
+        return join(config.node_id, member, &hub, &client).await;
+    }
     let mut readiness = hub.catalog.readiness();
     if readiness.wait_for(|r| r.is_founded).await.is_err() {
         return;
@@ -37,6 +41,30 @@ pub(super) async fn announce(config: NodeConfig, hub: Arc<Hub>, client: Client) 
             }
             Err(failure) => {
                 tracing::warn!(%failure, "the catalog could not be told this node's address yet");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// A node that joins writes its record itself, and corrects it whenever it is started elsewhere.
+async fn join(id: NodeId, member: &Member, hub: &Hub, client: &Client) {
+    let record = NodeRecord {
+        id,
+        incarnation: Incarnation(1),
+        client_address: member.client.clone(),
+        peer_address: member.peer.clone(),
+        http_address: member.http.clone(),
+        unknown: Bytes::new(),
+    };
+    while !hub.is_stopping() {
+        match client.put_node(&record).await {
+            Ok(()) => {
+                tracing::info!("the catalog has this node: atoll cluster add {id} gives it shards");
+                return;
+            }
+            Err(failure) => {
+                tracing::warn!(%failure, "the cluster can't be joined yet");
                 tokio::time::sleep(PAUSE).await;
             }
         }

@@ -94,7 +94,8 @@ fn own_client(config: &NodeConfig, hub: &Arc<Hub>) -> Result<Client, atoll_base:
     let link = Arc::new(LocalLink::new(Arc::new(NodePort::new(hub.clone()))));
     let members = &config.bootstrap.members;
     let (own, others): (Vec<_>, Vec<_>) = members.iter().partition(|m| m.node == config.node_id);
-    let mut builder = Client::builder().addresses(others.iter().map(|m| &m.client));
+    let others = others.iter().map(|m| &m.client).chain(&config.join);
+    let mut builder = Client::builder().addresses(others);
     for member in own {
         builder = builder.local(&member.client, link.clone());
     }
@@ -106,7 +107,7 @@ async fn tell_health(hub: Arc<Hub>, reporter: HealthReporter, stop: watch::Recei
     let mut readiness = hub.catalog.readiness();
     loop {
         let ready = *readiness.borrow_and_update();
-        let serves = ready.is_founded && ready.has_leader && !*stop.borrow();
+        let serves = ready.is_ready() && !*stop.borrow();
         let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
         for service in SERVICES {
             reporter.set_service_status(service, status).await;

@@ -52,7 +52,7 @@ async fn ready(State(site): State<Arc<Site>>) -> Response {
         Some("this node is stopping")
     } else if !ready.is_founded {
         Some("the cluster is not founded here yet: a majority of the bootstrap nodes must be up")
-    } else if !ready.has_leader {
+    } else if !ready.is_ready() {
         Some("shard 1 has no leader that this node knows of")
     } else {
         None

@@ -135,6 +135,7 @@ pub fn encode_status(status: ReplicaStatus) -> pb::StatusResponse {
             })
             .collect(),
         state: status.state.to_owned(),
+        waits_for: status.waits_for,
     }
 }
 
@@ -146,6 +147,7 @@ fn decode_status(wire: pb::StatusResponse) -> Result<ReplicaStatus, Failure> {
         term: Term(wire.term),
         leader: (wire.leader != 0).then_some(NodeId(wire.leader)),
         state: known_state(&wire.state),
+        waits_for: wire.waits_for,
         first_index: LogIndex(wire.first_index),
         last_index: LogIndex(wire.last_index),
         commit_index: LogIndex(wire.commit_index),

@@ -141,6 +141,7 @@ fn status() -> ReplicaStatus {
         epoch: Epoch(3),
         term: Term(4),
         leader: Some(NodeId(1)),
+        waits_for: "node 3".to_owned(),
         state: "leader",
         first_index: LogIndex(5),
         last_index: LogIndex(6),
