@@ -61,7 +61,7 @@ async fn any_one_node_may_be_killed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_two_nodes_killed_nothing_is_acknowledged_until_one_returns() {
     let mut scene = scene().await;
-    for survivor in scene.cluster.all() {
+    for survivor in scene.cluster.all().take(sized(1, 3)) {
         let others: Vec<usize> = scene.cluster.all().filter(|n| *n != survivor).collect();
         for node in &others {
             scene.cluster.kill_node(*node);

@@ -125,7 +125,7 @@ async fn garbage_at_every_port_harms_nobody() {
     let (files, _) = usage(&mut cluster);
     let mut rng = Rng::new(4);
     let mut resident = Vec::new();
-    for round in 0..sized(4, 40) {
+    for round in 0..sized(3, 40) {
         let mut strangers = tokio::task::JoinSet::new();
         for node in cluster.all() {
             let ports = [

@@ -18,7 +18,7 @@ fn key(n: u64) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_scan_over_very_many_keys_takes_bounded_memory_on_both_sides() {
     let _turn = Turn::alone();
-    let keys: u64 = sized(40_000, 1_000_000);
+    let keys: u64 = sized(20_000, 1_000_000);
     let mut cluster = Cluster::start(3, &["--persist-interval=500ms"]).await;
     let client = cluster.client(Duration::from_secs(60)).await;
     let split = key(keys / 2);
