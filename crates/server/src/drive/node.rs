@@ -301,7 +301,6 @@ fn lane_config(config: &NodeConfig, hub: &Hub, lane: LaneId) -> LaneConfig {
             persist_interval: config.persist_interval,
             log_keep_entries: config.log_keep_entries,
             history_revisions: config.history_revisions,
-            ..Upkeep::default()
         },
     }
 }

@@ -93,10 +93,10 @@ impl Scene {
     /// Any replica's answer, the damaged one's too, is right or none.
     async fn check_stale(&self) {
         for n in (0..KEYS).step_by(37) {
-            if let Ok(read) = self.keyspace.get_stale(key(n), None).await {
-                if let Some(kv) = read.kv {
-                    assert_eq!(kv.value, value(n), "a damaged value was served");
-                }
+            if let Ok(read) = self.keyspace.get_stale(key(n), None).await
+                && let Some(kv) = read.kv
+            {
+                assert_eq!(kv.value, value(n), "a damaged value was served");
             }
         }
     }

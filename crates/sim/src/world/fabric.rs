@@ -21,6 +21,7 @@ pub(crate) struct Life(pub(crate) u32);
 
 /// What happens next somewhere.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "events live in one queue and are moved once")]
 pub(crate) enum Event {
     /// A packet reaches its place.
     Arrive { from: Place, to: Place, packet: Packet },
