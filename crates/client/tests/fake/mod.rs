@@ -295,7 +295,7 @@ impl State {
             let text = format!("node {node} has no replica of shard {shard_id}");
             return self.answer(node, origin, id, Err(Failure::new(Code::StaleEpoch, text)));
         };
-        if epoch.0 != 0 && epoch != shard.descriptor.epoch {
+        if epoch.0 != 0 && epoch < shard.descriptor.epoch {
             let text = format!("shard {shard_id} is at epoch {}", shard.descriptor.epoch);
             return self.answer(node, origin, id, Err(Failure::new(Code::StaleEpoch, text)));
         }
