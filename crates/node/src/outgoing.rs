@@ -138,26 +138,29 @@ impl Replica {
         if self.outgoing.is_empty() {
             return;
         }
-        let (mut given_up, mut unheard) = (Vec::new(), Vec::new());
+        let (mut over, mut unheard) = (Vec::new(), Vec::new());
         let core = self.group.core();
         self.outgoing.retain(|to, out| {
             let arrived =
                 core.progress().iter().any(|(node, p)| node == to && p.matched >= out.index);
-            let idle = turn.now.since(out.used_at) > IDLE_MAX;
-            if idle && !arrived {
-                given_up.push((*to, out.index));
-            } else if turn.now.since(out.used_at.max(out.announced_at)) > ANNOUNCE_AGAIN {
+            if arrived || turn.now.since(out.used_at) > IDLE_MAX {
+                over.push((*to, out.index, arrived));
+                return false;
+            }
+            if turn.now.since(out.used_at.max(out.announced_at)) > ANNOUNCE_AGAIN {
                 // The offer may have been lost, and the follower can't know that it should pull.
                 out.announced_at = turn.now;
                 unheard.push((*to, out.offer.clone()));
             }
-            !arrived && !idle
+            true
         });
         for (to, offer) in unheard {
             turn.sink.send(to, offer);
         }
-        for (to, index) in given_up {
-            self.step(Input::SnapshotSent { to, index, ok: false }, turn);
+        // Told also of those that arrived: the log may have been cut beyond them meanwhile, and the
+        // core must notice that the follower needs another one.
+        for (to, index, ok) in over {
+            self.step(Input::SnapshotSent { to, index, ok }, turn);
             self.absorb(turn);
         }
     }
