@@ -14,6 +14,8 @@ pub(crate) enum Ended {
     NotFound,
     /// 3: the transaction's conditions did not hold.
     ConditionsFailed,
+    /// 7: a simulation found a defect.
+    Defect,
 }
 
 impl Ended {
@@ -22,6 +24,7 @@ impl Ended {
             Self::Well => 0,
             Self::NotFound => 1,
             Self::ConditionsFailed => 3,
+            Self::Defect => 7,
         })
     }
 }

@@ -14,6 +14,7 @@ mod import;
 mod keyspace;
 mod output;
 mod record;
+mod sim;
 mod text;
 mod txn;
 mod watch;
@@ -50,6 +51,8 @@ pub(crate) enum Command {
     Cluster(cluster::ClusterArgs),
     /// Put load on a cluster and measure it
     Bench(bench::BenchArgs),
+    /// Run clusters in virtual time, with faults, and check what they promise
+    Sim(sim::SimArgs),
     /// Print a script that completes commands in a shell
     Completions {
         /// Which shell
@@ -61,6 +64,7 @@ pub(crate) enum Command {
 pub(crate) fn run<C: CommandFactory>(command: Command) -> ExitCode {
     let ended = match command {
         Command::Completions { shell } => completions::<C>(shell),
+        Command::Sim(args) => args.run(),
         other => tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()
@@ -89,7 +93,7 @@ async fn dispatch(command: Command) -> Result<Ended, Problem> {
         Command::Keyspace(args) => args.run().await,
         Command::Cluster(args) => args.run().await,
         Command::Bench(args) => args.run().await,
-        Command::Completions { .. } => Ok(Ended::Well),
+        Command::Sim(_) | Command::Completions { .. } => Ok(Ended::Well),
     }
 }
 
