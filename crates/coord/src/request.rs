@@ -65,8 +65,8 @@ pub enum RequestBody {
         /// The watch call's id.
         watch: u64,
     },
-    /// Keeps these leases alive for another time to live. Costs no log entry: the leader confirms that
-    /// it leads and counts anew. A client sends those of all its leases of a shard in one.
+    /// Keeps these leases alive for another time to live. Costs no log entry: the leader confirms
+    /// that it leads and counts anew. A client sends those of all its leases of a shard in one.
     KeepAlive {
         /// Which.
         leases: Vec<LeaseId>,

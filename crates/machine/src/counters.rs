@@ -1,4 +1,5 @@
-//! What leases and locks count, one record of its own: a shard that has none of them has none of it.
+//! What leases and locks count, one record of its own: a shard that has none of them has none of
+//! it.
 
 use atoll_base::codec::{DecodeError, Reader, Writer};
 use bytes::Bytes;

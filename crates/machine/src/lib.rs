@@ -1,15 +1,15 @@
 //! What one shard does with the commands that its replicas agreed on.
 //!
 //! A [`ShardMachine`] is a function of its log: it takes entries in order, through an
-//! [`ApplyBatch`], and leaves replies, watch events and one
+//! [`ApplyBatch`], and leaves replies, watch events, effects for the leader and one
 //! [`WriteBatch`](atoll_storage::WriteBatch) for the engine. It owns no thread, clock or file; the
 //! lane that owns the replica drives it.
 //!
 //! Invariants, named by asserts, checks and tests:
 //! - **M1** The same log gives the same bytes in the engine and the same replies, whatever the
 //!   batch boundaries, restarts and snapshots on the way.
-//! - **M2** A mutating command adds one revision; a refused, read-only or idle one adds none and
-//!   changes nothing but its client's session.
+//! - **M2** A command that changes keys adds one revision; one that does not adds none. A refused
+//!   one changes nothing but its client's session.
 //! - **M3** A command that carries an id takes effect at most once; a retry gets the first reply,
 //!   byte for byte, or is told that it is no longer kept.
 //! - **M4** Every change from the compact revision on can be told again, in revision order, with
@@ -18,7 +18,8 @@
 //! - **M6** The applied index is in the same engine batch as what was applied.
 //!
 //! Reading order: [`command`] and [`reply`] (what comes in and goes out), [`machine`] and [`apply`]
-//! (the loop), `kv` (the data model), `session` (exactly once), [`watch`], [`snapshot`].
+//! (the loop), `kv` (the data model), `session` (exactly once), [`watch`], [`snapshot`];
+//! `lease` and `lock`, and `coordinate` where they meet keys.
 
 pub mod apply;
 pub mod batch;

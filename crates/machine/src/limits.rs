@@ -74,8 +74,8 @@ limits! {
         page_visits_max = 20_000;
         /// Clients whose replies are kept; the longest silent one is forgotten for a new one.
         clients_max = 4096;
-        /// Forgotten clients that are still known to be so; beyond, a client's retry looks like a new
-        /// client's request.
+        /// Forgotten clients that are still known to be so; beyond, a client's retry looks like a
+        /// new client's request.
         forgotten_clients_max = 16_384;
         /// Replies kept for one client.
         replies_per_client_max = 1024;

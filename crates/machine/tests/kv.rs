@@ -31,7 +31,8 @@ fn random_operations_equal_the_model() {
             let mut wanted = Vec::new();
             for n in 0..rng.range(1, 4) {
                 let commands: Vec<Command> = (0..rng.range(1, 4))
-                    .map(|_| Command::anonymous(random::op(&mut rng, model.revision())))
+                    .map(|_| random::op_on(&mut rng, model.revision(), &replica.machine))
+                    .map(Command::anonymous)
                     .collect();
                 wanted.extend(commands.iter().map(|c| (c.clone(), model.apply(&c.op))));
                 let index = replica.machine.applied().plus(n + 1);

@@ -33,7 +33,8 @@ fn random_log(rng: &mut Rng, entries: u64) -> Vec<Entry> {
             Entry { term: Term(1), index, kind, payload: Bytes::new() }
         } else {
             let mut command = |rng: &mut Rng| {
-                let op = random::op(rng, replica.machine.revision());
+                let machine = &replica.machine;
+                let op = random::op_on(rng, machine.revision(), machine);
                 if rng.chance(1, 3) {
                     return Command::anonymous(op);
                 }

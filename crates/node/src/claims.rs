@@ -137,7 +137,8 @@ impl Claims {
         }
     }
 
-    /// The caller went away. What it asked for stays in the queue, for as long as its session lives.
+    /// The caller went away. What it asked for stays in the queue, for as long as its session
+    /// lives.
     pub(crate) fn origin_gone(&mut self, origin: Origin) {
         self.waiting.retain(|_, asks| {
             asks.retain(|ask| ask.origin != origin);

@@ -1,15 +1,15 @@
 //! The leader's clock for leases, waits for locks and lock delays.
 //!
-//! The machine holds durations, this module deadlines: on the lane's monotonic clock, in memory, for
-//! one term. When a deadline passes the leader proposes an entry that says so, and only the machine
-//! decides, in apply, whether it still fits.
+//! The machine holds durations, this module deadlines: on the lane's monotonic clock, in memory,
+//! for one term. When a deadline passes the leader proposes an entry that says so, and only the
+//! machine decides, in apply, whether it still fits.
 //!
 //! * **L1** Deadlines belong to a term. A replica that begins to lead gives everything its full
-//!   duration again (trap T29); one that ceases to lead counts nothing, proposes nothing and forwards
-//!   nothing (trap T28).
-//! * **L2** A keep-alive is a linearizable read: it is answered only once leadership is confirmed after
-//!   it came in. So no successor was elected before, and what its client may believe ends before what
-//!   any successor counts.
+//!   duration again (trap T29); one that ceases to lead counts nothing, proposes nothing and
+//!   forwards nothing (trap T28).
+//! * **L2** A keep-alive is a linearizable read: it is answered only once leadership is confirmed
+//!   after it came in. So no successor was elected before, and what its client may believe ends
+//!   before what any successor counts.
 //! * **L3** A lease whose expiry is proposed is not kept alive any more: it may be gone already.
 //! * **L4** What was proposed and did not take effect is counted anew, in full.
 

@@ -205,7 +205,8 @@ fn t28_an_old_leaders_timer_ends_nothing() {
     shard.grant(A, 2000, 0);
     let old = shard.leader();
     shard.0.cut.insert(old);
-    // The old leader hears of no keep-alive any more and answers none: it can't confirm that it leads.
+    // The old leader hears of no keep-alive any more and answers none: it can't confirm that it
+    // leads.
     let unheard = shard.0.call(old, DATA, RequestBody::KeepAlive { leases: vec![A] });
     shard.keep_on(&[A], 5000);
     assert!(shard.0.answer(unheard).is_err());

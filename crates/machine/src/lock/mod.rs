@@ -16,10 +16,10 @@
 //! semaphore is a lock with a limit, set by an entry, whose claims take permits.
 //!
 //! - **F1** Tokens only grow: each is one above the largest that the shard ever gave, for any lock.
-//!   So they grow per lock through its deletion, restarts, snapshots and new leaders; a floor can be
-//!   raised for what comes from elsewhere (restore, merge).
-//! - **F2** An exclusive claim holds alone; shared ones hold together; permits held never grow above
-//!   the limit.
+//!   So they grow per lock through its deletion, restarts, snapshots and new leaders; a floor can
+//!   be raised for what comes from elsewhere (restore, merge).
+//! - **F2** An exclusive claim holds alone; shared ones hold together; permits held never grow
+//!   above the limit.
 //! - **F3** Nobody passes the head of the queue; after every command the head of each queue is one
 //!   that can't be granted. So whatever releases a lock grants it in the same apply step.
 //! - **F4** Every claim belongs to a session that lives: ending a session takes out all its claims
@@ -27,8 +27,8 @@
 //! - **F5** Only its session with its token releases a claim (trap T30).
 //! - **F6** A claim is known by session and request: asking again neither takes a second one nor
 //!   loses the place of the first.
-//! - **F7** In a lock's own shard a guard holds exactly while its token does. Elsewhere a key that was
-//!   written under a token of a lock refuses every smaller token of that lock (trap T26).
+//! - **F7** In a lock's own shard a guard holds exactly while its token does. Elsewhere a key that
+//!   was written under a token of a lock refuses every smaller token of that lock (trap T26).
 //!
 //! No clock is read here. Waits and delays are durations in the state; the leader counts them, on
 //! its own clock from the start after a change of leaders, and ends them by entries that carry the

@@ -115,6 +115,10 @@ impl Lock {
         self.claims.iter().map(|(place, standing)| (*place, standing))
     }
 
+    pub(super) fn has_claims_of(&self, session: LeaseId) -> bool {
+        self.asked.range((session, 0)..=(session, u64::MAX)).next().is_some()
+    }
+
     pub(super) fn places_of(&self, session: LeaseId) -> Vec<u64> {
         self.asked.range((session, 0)..=(session, u64::MAX)).map(|(_, place)| *place).collect()
     }

@@ -227,7 +227,7 @@ impl LockTable {
             return Ok(());
         }
         let text = format!(
-            "shard {} has {claims} claims on {locks} locks, limits are {claims_max} and {locks_max}",
+            "shard {} has {claims} claims on {locks} locks, limits {claims_max} and {locks_max}",
             step.scope.shard
         );
         Err(Failure::new(Code::Overloaded, text))
@@ -341,7 +341,7 @@ impl LockTable {
         let Some(standing) = lock.remove(place) else { return };
         self.claims -= 1;
         step.overlay.delete(Tree::Meta, step.scope.claim_key(name, place));
-        if lock.places_of(standing.session).is_empty()
+        if !lock.has_claims_of(standing.session)
             && let Some(names) = self.by_session.get_mut(&standing.session)
         {
             names.remove(name);
@@ -361,8 +361,8 @@ impl LockTable {
         }
     }
 
-    /// Grants what can be granted from the head of the queue on (F3), and forgets a lock that nobody
-    /// has anything to do with.
+    /// Grants what can be granted from the head of the queue on (F3), and forgets a lock that
+    /// nobody has anything to do with.
     fn settle(&mut self, name: &Bytes, step: &mut Step<'_, '_>) {
         while let Some(place) = self.locks.get(name).and_then(Lock::ready) {
             let token = self.grant(name, place, step);
@@ -377,8 +377,8 @@ impl LockTable {
         }
     }
 
-    /// A session ended: takes out all that it held and waited for, then grants to others (F4). Locks
-    /// that it held stay closed for `delay_ms`.
+    /// A session ended: takes out all that it held and waited for, then grants to others (F4).
+    /// Locks that it held stay closed for `delay_ms`.
     pub(crate) fn session_ended(
         &mut self,
         session: LeaseId,

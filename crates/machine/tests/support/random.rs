@@ -2,8 +2,8 @@
 
 use atoll_base::{KeyspaceId, LeaseId, Revision, Rng, Term};
 use atoll_machine::{
-    AcquireOp, Claim, Compare, CompareTarget, DeleteOp, Guard, GuardedOp, KeyEnd, LeaseOp, LockOp,
-    Mode, Op, PutOp, RangeQuery, Relation, Token, TxnOp, TxnStep, Wait,
+    AcquireOp, Claim, Compare, CompareTarget, DeleteOp, Effect, Guard, GuardedOp, KeyEnd, LeaseOp,
+    LockOp, Mode, Op, PutOp, RangeQuery, Relation, ShardMachine, Token, TxnOp, TxnStep, Wait,
 };
 use atoll_storage::Direction;
 use bytes::Bytes;
@@ -152,6 +152,32 @@ fn lock(rng: &mut Rng) -> LockOp {
         22 => LockOp::Proclaim { lock, session, token, value },
         _ => LockOp::RaiseFence { floor: Token(rng.below(12)) },
     }
+}
+
+/// What a leader may find run out: one of the things that are counted, mostly in the right term.
+pub(crate) fn expiry(rng: &mut Rng, machine: &ShardMachine) -> Option<Op> {
+    let timed = machine.timed();
+    let term = term(rng);
+    Some(match rng.pick(&timed)?.clone() {
+        Effect::LeaseGranted { id, birth, .. } => {
+            // Leases live longer than waits and delays do.
+            if rng.chance(2, 3) {
+                return None;
+            }
+            Op::Lease(LeaseOp::Expire { id, birth, term })
+        }
+        Effect::Waits { claim, place, .. } => {
+            Op::Lock(LockOp::ExpireWait { lock: claim.lock, place, term })
+        }
+        Effect::Delayed { lock, number, .. } => Op::Lock(LockOp::EndDelay { lock, number, term }),
+        other => panic!("{other:?} is not counted"),
+    })
+}
+
+/// Any operation; one in six is an expiry, if there is something to expire.
+pub(crate) fn op_on(rng: &mut Rng, revision: Revision, machine: &ShardMachine) -> Op {
+    let expiry = if rng.chance(1, 6) { expiry(rng, machine) } else { None };
+    expiry.unwrap_or_else(|| op(rng, revision))
 }
 
 fn guarded(rng: &mut Rng, revision: Revision) -> GuardedOp {
