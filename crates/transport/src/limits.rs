@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tonic::transport::{Endpoint, Server};
 
-/// The header in which a node tells a session how large a message it takes: a larger one would end the
-/// session and every other call on it.
+/// The header in which a node tells a session how large a message it takes: a larger one would end
+/// the session and every other call on it.
 pub const MESSAGE_BYTES_MAX: &str = "atoll-message-bytes-max";
 
 /// What a connection may carry and how long it may be silent.

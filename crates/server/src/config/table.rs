@@ -380,8 +380,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "log_keep_entries",
         Some("10000"),
         "0 or more",
-        "Entries kept in a shard's log behind what is durable in the engine, for followers that lag \
-         a little; one further behind gets a snapshot.",
+        "Entries kept in a shard's log behind what is durable in the engine, for followers that \
+         lag a little; one further behind gets a snapshot.",
         |c, v| {
             c.log_keep_entries = value::number(v, 0, u64::MAX)?;
             Ok(())

@@ -1,16 +1,20 @@
 //! The engine as the node trusts it: damage is never served, and never lives long.
 //!
-//! What the engine holds can be had again, from the log and from the other replicas; what its files say
-//! after a failed checksum can't be trusted, and a table that is damaged stays so. Therefore:
+//! What the engine holds can be had again, from the log and from the other replicas; what its files
+//! say after a failed checksum can't be trusted, and a table that is damaged stays so. Therefore:
 //!
-//! * **G1** The first read or write that meets damage notes it in `ENGINE-SUSPECT` and ends the process.
+//! * **G1** The first read or write that meets damage notes it in `ENGINE-SUSPECT` and ends the
+//!   process.
 //!   No answer is made of what was read.
 //! * **G2** A start that finds the engine damaged, by that note or by itself, sets it aside as
-//!   `engine.damaged` and begins with an empty one. The replicas replay their logs, or where those were cut
+//!   `engine.damaged` and begins with an empty one. The replicas replay their logs, or where those
+//! were cut
 //!   take part only to be rebuilt by a snapshot. Votes and promises lie in the log and stay.
-//! * **G3** An engine that refuses writes after an earlier failure (a full disk, or a background thread
+//! * **G3** An engine that refuses writes after an earlier failure (a full disk, or a background
+//!   thread
 //!   that met damage) ends the process too, and is read through before the next start trusts it.
-//! * **G4** A node without peers has nobody to be rebuilt by: it tells the error to who asked, goes on, and
+//! * **G4** A node without peers has nobody to be rebuilt by: it tells the error to who asked, goes
+//!   on, and
 //!   sets nothing aside.
 
 use std::fs::File;
@@ -71,8 +75,8 @@ impl GuardedEngine {
             Err(error @ EngineError::Damaged { .. }) if peers == Peers::Some => {
                 let aside = guard.set_aside().map_err(failed)?;
                 tracing::error!(%error, aside = %aside.display(),
-                    "the engine is damaged and was set aside; this node's replicas are rebuilt from \
-                     the log and the other nodes; remove the folder when they are");
+                    "the engine is damaged and was set aside; this node's replicas are rebuilt \
+                     from the log and the other nodes; remove the folder when they are");
                 FjallEngine::open(&folder.join(ENGINE), options.clone())?
             }
             Err(error) => return Err(error),
@@ -138,8 +142,8 @@ impl Guard {
         // Without the note the next run finds out by itself.
         let _ = std::fs::write(self.note(), format!("{kind}: {error}\n"));
         abort(&format!(
-            "the engine in {} can't be trusted: {error}; this node stops rather than serve from it; \
-             start it again: {what_then}",
+            "the engine in {} can't be trusted: {error}; this node stops rather than serve from \
+             it; start it again: {what_then}",
             self.folder.join(ENGINE).display()
         ))
     }

@@ -1,13 +1,14 @@
 //! Room on the disk, kept so that what was promised can be finished.
 //!
-//! A full disk is easily survived by the log, whose segments are allocated ahead, and badly by the engine:
-//! a flush or a compaction that finds no room leaves it refusing every write until a restart. So a file of
-//! `disk_reserve_bytes` lies in the data folder. When little room is left, whoever took it, the file is
-//! given up, which makes room for what is under way, and new data is refused until there is room for
-//! the file again.
+//! A full disk is easily survived by the log, whose segments are allocated ahead, and badly by the
+//! engine: a flush or a compaction that finds no room leaves it refusing every write until a
+//! restart. So a file of
+//! `disk_reserve_bytes` lies in the data folder. When little room is left, whoever took it, the
+//! file is given up, which makes room for what is under way, and new data is refused until there is
+//! room for the file again.
 //!
-//! The log thread looks before every commit and the upkeep thread now and then, so that a node's own
-//! writes never outrun the look.
+//! The log thread looks before every commit and the upkeep thread now and then, so that a node's
+//! own writes never outrun the look.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -56,8 +57,8 @@ pub(crate) enum Change {
 }
 
 impl Room {
-    /// Room in a data folder. Gives up an earlier run's file where it is needed, so that the engine and
-    /// the log can be opened.
+    /// Room in a data folder. Gives up an earlier run's file where it is needed, so that the engine
+    /// and the log can be opened.
     pub(crate) fn open(folder: &Path, reserve_bytes: u64) -> Self {
         let file = folder.join(RESERVE);
         let held = file.metadata().is_ok_and(|m| m.len() == reserve_bytes) && reserve_bytes > 0;

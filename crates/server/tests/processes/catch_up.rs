@@ -21,7 +21,8 @@ const LONG: Duration = Duration::from_secs(180);
 /// What a node may take in all, its caches (24 MiB) and the log's tail in memory included.
 const RESIDENT_MAX: u64 = 320 << 20;
 
-/// Puts `from..to`, 64 at a time, and returns when all are acknowledged. Put `n` goes to key `n % KEYS`.
+/// Puts `from..to`, 64 at a time, and returns when all are acknowledged. Put `n` goes to key `n %
+/// KEYS`.
 async fn put_all(keyspace: &Keyspace, from: u64, to: u64) {
     let mut tasks = JoinSet::new();
     for task in 0..TASKS {

@@ -1,4 +1,5 @@
-//! Flipped bits in the log and in the engine: found, told, never served, and repaired from the others.
+//! Flipped bits in the log and in the engine: found, told, never served, and repaired from the
+//! others.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

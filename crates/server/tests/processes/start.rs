@@ -1,4 +1,5 @@
-//! Starting wrongly: every mistake is named, with what to do, and the exit code says that it failed.
+//! Starting wrongly: every mistake is named, with what to do, and the exit code says that it
+//! failed.
 
 use std::path::Path;
 use std::time::Duration;

@@ -45,8 +45,8 @@ struct Shared {
 }
 
 impl Load {
-    /// Makes a keyspace `load` of four shards and starts `clients` clients on it. Every fourth gives
-    /// up soon when it gets no answer, so that some outcomes stay unknown.
+    /// Makes a keyspace `load` of four shards and starts `clients` clients on it. Every fourth
+    /// gives up soon when it gets no answer, so that some outcomes stay unknown.
     pub(crate) async fn start(cluster: &Cluster, clients: u32) -> Self {
         let client = cluster.client(Duration::from_secs(20)).await;
         let (keyspace, info) = cluster.keyspace(&client, "load", &SPLITS).await;
@@ -262,7 +262,8 @@ fn decode_value(value: &Bytes) -> u64 {
 
 type Versions = BTreeMap<(ShardId, KeyNumber), u64>;
 
-/// Everything that the shards tell: all their changes in order, and the newest version of every key.
+/// Everything that the shards tell: all their changes in order, and the newest version of every
+/// key.
 async fn aftermath(
     keyspace: &Keyspace,
     info: &KeyspaceInfo,

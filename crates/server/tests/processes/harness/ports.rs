@@ -4,8 +4,8 @@ use tokio::net::TcpSocket;
 
 /// Loopback ports, held by bound sockets that don't listen.
 ///
-/// The kernel gives a bound port to nobody else, and with `SO_REUSEADDR` on both sides it still lets
-/// the process under test listen there, also after it was killed and started again.
+/// The kernel gives a bound port to nobody else, and with `SO_REUSEADDR` on both sides it still
+/// lets the process under test listen there, also after it was killed and started again.
 pub(crate) struct Ports {
     held: Vec<TcpSocket>,
 }

@@ -27,8 +27,8 @@ pub(crate) struct Process {
     name: String,
 }
 
-/// A command of the binary under test that knows nothing of the surroundings: no variables of Atoll,
-/// no `atoll.toml`.
+/// A command of the binary under test that knows nothing of the surroundings: no variables of
+/// Atoll, no `atoll.toml`.
 pub(crate) fn command(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_atoll"));
     for (name, _) in std::env::vars_os() {
@@ -41,8 +41,8 @@ pub(crate) fn command(folder: &Path) -> Command {
 }
 
 impl Process {
-    /// Starts `atoll ARGS` in `folder`; what it says goes to `NAME.log` there, behind what earlier ones
-    /// of this name said.
+    /// Starts `atoll ARGS` in `folder`; what it says goes to `NAME.log` there, behind what earlier
+    /// ones of this name said.
     pub(crate) fn start(folder: &Path, name: &str, args: &[String]) -> Self {
         Self::start_with(folder, name, args, &[])
     }
