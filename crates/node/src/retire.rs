@@ -39,6 +39,8 @@ struct Retiring {
 #[derive(Default)]
 pub(crate) struct Retirements {
     under_way: BTreeMap<ShardId, Retiring>,
+    /// Who is to be told once the engine keeps the gravestones.
+    unpersisted: Vec<Ask>,
     /// Log writes up to these were made by replicas that are gone.
     gone: BTreeMap<ShardId, Ticket>,
 }
@@ -57,6 +59,11 @@ impl Retirements {
             }
             None => false,
         }
+    }
+
+    /// Who waits for the persist that is asked for now.
+    pub(crate) fn take_unpersisted(&mut self) -> Vec<Ask> {
+        std::mem::take(&mut self.unpersisted)
     }
 
     /// The replica of `shard` is gone; what it gave the log up to `last` is not its successor's.
@@ -158,9 +165,8 @@ impl Lane {
 
     fn end_retirement(&mut self, shard: ShardId) {
         let Some(retiring) = self.retirements.under_way.remove(&shard) else { return };
-        for ask in retiring.asks {
-            self.turn.answer(ask, AnswerBody::Retired);
-        }
+        // The gravestone must survive a power loss before anybody relies on it.
+        self.retirements.unpersisted.extend(retiring.asks);
         self.upkeep.persist_soon();
         if let Some(descriptor) = retiring.later {
             self.describe(descriptor);

@@ -6,9 +6,11 @@
 use std::collections::VecDeque;
 
 use atoll_base::{LogIndex, NodeId, Revision, ShardId, Time, Timestamp};
+use atoll_coord::AnswerBody;
 use atoll_machine::{BatchWriter, Command, Op};
 use std::time::Duration;
 
+use crate::ask::Ask;
 use crate::lane::Lane;
 use crate::output::Output;
 use crate::replica::Replica;
@@ -25,6 +27,8 @@ struct Persisting {
     applied: Vec<(ShardId, LogIndex)>,
     /// Replicas whose snapshot was complete when the request was made.
     installed: Vec<ShardId>,
+    /// Who is told that a replica is gone.
+    retired: Vec<Ask>,
 }
 
 /// What the lane's housekeeping remembers.
@@ -106,7 +110,8 @@ impl Lane {
         let installed =
             self.replicas.iter().filter(|(_, r)| complete(r)).map(|(s, _)| *s).collect();
         let request = upkeep.last_request;
-        upkeep.persisting.push_back(Persisting { request, applied, installed });
+        let retired = self.retirements.take_unpersisted();
+        upkeep.persisting.push_back(Persisting { request, applied, installed, retired });
         output.persist = Some(request);
     }
 
@@ -116,6 +121,9 @@ impl Lane {
                 break;
             }
             let done = self.upkeep.persisting.pop_front().expect("it was just seen");
+            for ask in done.retired {
+                self.turn.answer(ask, AnswerBody::Retired);
+            }
             for shard in done.installed {
                 self.guarded(shard, |replica, turn| replica.finish_incoming(turn));
             }

@@ -14,34 +14,38 @@ use super::{delete, put, unchanged};
 use crate::catalog::{At, Catalog, NodeRecord, Record, RecordKey, ShardRecord};
 use crate::descriptor::{Descriptor, ReplicaMember};
 
-/// Plans to give `node` a replica that doesn't vote (a learner) or holds no data (a witness). A learner
-/// becomes a voter by [`promote`]; a node that has a replica already keeps its role.
+/// Plans to give `node` a replica that doesn't vote (a learner), which becomes a voter by [`promote`].
+/// A node that has a replica already keeps its role.
 ///
 /// # Errors
-/// `NotFound` for a shard or node that is not there, `InvalidArgument` for a role that nobody starts in,
-/// `PreconditionFailed` where the node holds the other kind of replica or there would be too many votes.
+/// `NotFound` for a shard or node that is not there, `InvalidArgument` for a voter, with which nobody
+/// starts, `Unsupported` for a witness, `PreconditionFailed` where the node is one.
 pub fn add(
     catalog: &Catalog,
     shard: ShardId,
     node: NodeId,
     role: Role,
 ) -> Result<Option<TxnOp>, Failure> {
-    if role == Role::Voter {
-        let text =
-            format!("node {node} can't begin as a voter of shard {shard}: add it, then promote it");
-        return Err(Failure::new(Code::InvalidArgument, text));
+    match role {
+        Role::Learner => {}
+        Role::Voter => {
+            let text = format!(
+                "node {node} can't begin as a voter of shard {shard}: add it, then promote it"
+            );
+            return Err(Failure::new(Code::InvalidArgument, text));
+        }
+        Role::Witness => {
+            let text = format!("node {node} can't be a witness of shard {shard}: no node holds one yet");
+            return Err(Failure::new(Code::Unsupported, text));
+        }
     }
     let at = shard_of(catalog, shard)?;
     let record = node_of(catalog, node)?;
     if let Some(member) = at.record.descriptor.members.iter().find(|m| m.node == node) {
-        let is_witness = member.role == Role::Witness;
-        if is_witness == (role == Role::Witness) {
+        if member.role != Role::Witness {
             return Ok(None);
         }
-        let (is, wanted) = (name(member.role), name(role));
-        let text = format!(
-            "node {node} is a {is} of shard {shard} and can't become a {wanted}: remove it first"
-        );
+        let text = format!("node {node} is a witness of shard {shard}: remove it first");
         return Err(Failure::new(Code::PreconditionFailed, text));
     }
     let mut descriptor = at.record.descriptor.clone();
@@ -198,12 +202,4 @@ fn check_votes(descriptor: &Descriptor) -> Result<(), Failure> {
     let shard = descriptor.shard;
     let text = format!("shard {shard} would have {votes} votes, limit {VOTERS_MAX}");
     Err(Failure::new(Code::PreconditionFailed, text))
-}
-
-fn name(role: Role) -> &'static str {
-    match role {
-        Role::Voter => "voter",
-        Role::Learner => "learner",
-        Role::Witness => "witness",
-    }
 }

@@ -1,11 +1,12 @@
 use std::collections::BTreeMap;
 
-use atoll_base::{Code, KeyspaceId, NodeId, Rng, ShardId};
+use atoll_base::{Code, Epoch, Failure, Incarnation, KeyspaceId, NodeId, Rng, ShardId};
 use atoll_machine::{CompareTarget, TxnOp};
+use atoll_raft::Role;
 use bytes::Bytes;
 
 use super::*;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, NodeRecord};
 use crate::placement;
 
 /// Carries a plan out as shard 1 would: compares against mod revisions, then applies in one
@@ -204,4 +205,57 @@ fn assert_sound(catalog: &Catalog, seed: u64) {
         }
         assert_eq!(at, None, "seed {seed}: {} does not reach the end", keyspace.name);
     }
+}
+
+#[test]
+fn a_node_comes_votes_leads_and_goes_step_by_step() {
+    let (mut catalog, mut present) = cluster(3);
+    let (shard, four) = (ShardId(2), NodeId(4));
+    assert_eq!(members::add(&catalog, shard, four, Role::Learner).unwrap_err().code, Code::NotFound);
+    let record = NodeRecord {
+        id: four,
+        incarnation: Incarnation(1),
+        client_address: "h4:1".to_owned(),
+        peer_address: "h4:2".to_owned(),
+        http_address: String::new(),
+        unknown: Bytes::new(),
+    };
+    let steps: [fn(&Catalog, ShardId, NodeId) -> Result<Option<TxnOp>, Failure>; 4] = [
+        |c, s, n| members::add(c, s, n, Role::Learner),
+        members::promote,
+        members::prefer,
+        members::remove,
+    ];
+    let joined = members::put_node(&catalog, &record).unwrap().unwrap();
+    assert!(carry_out(&mut catalog, &joined, &mut present));
+    assert_eq!(members::put_node(&catalog, &record).unwrap(), None);
+    for (epoch, step) in (2..).zip(steps) {
+        let txn = step(&catalog, shard, four).unwrap().unwrap();
+        assert!(carry_out(&mut catalog, &txn, &mut present));
+        assert!(!carry_out(&mut catalog, &txn, &mut present), "a step is made once");
+        assert_eq!(catalog.shard(shard).unwrap().record.descriptor.epoch, Epoch(epoch));
+        if epoch < 5 {
+            assert_eq!(step(&catalog, shard, four).unwrap(), None, "a repeated step is none");
+        }
+        if epoch == 4 {
+            assert_eq!(catalog.shard(shard).unwrap().record.descriptor.members[0].node, four);
+        }
+    }
+    // Forgetting a node and placing something on it exclude each other.
+    let forget = members::forget_node(&catalog, four).unwrap().unwrap();
+    let created = create_keyspace(&catalog, &KeyspaceSpec::new("new")).unwrap();
+    assert!(carry_out(&mut catalog, &created.txn, &mut present));
+    assert!(!carry_out(&mut catalog, &forget, &mut present));
+}
+
+#[test]
+fn steps_that_would_harm_are_refused() {
+    let (catalog, _) = cluster(1);
+    let (shard, one) = (ShardId(2), NodeId(1));
+    let code = |r: Result<Option<TxnOp>, Failure>| r.unwrap_err().code;
+    assert_eq!(code(members::remove(&catalog, shard, one)), Code::PreconditionFailed);
+    assert_eq!(code(members::forget_node(&catalog, one)), Code::PreconditionFailed);
+    assert_eq!(code(members::add(&catalog, shard, one, Role::Witness)), Code::Unsupported);
+    assert_eq!(code(members::prefer(&catalog, shard, NodeId(2))), Code::PreconditionFailed);
+    assert_eq!(code(members::remove(&catalog, ShardId(99), one)), Code::NotFound);
 }

@@ -29,9 +29,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Cluster {
     nodes: Vec<Option<Process>>,
     addresses: Vec<Addresses>,
+    /// The nodes after these joined later.
+    founders: usize,
     settings: Vec<String>,
     folder: TempDir,
-    _ports: Ports,
+    ports: Ports,
 }
 
 #[derive(Clone, Debug)]
@@ -65,7 +67,8 @@ impl Cluster {
             addresses,
             settings,
             folder: tempfile::tempdir().expect("a temporary folder"),
-            _ports: ports,
+            founders: nodes,
+            ports,
         }
     }
 
@@ -105,7 +108,7 @@ impl Cluster {
     /// The flags that `node` is started with.
     pub(crate) fn args(&self, node: usize) -> Vec<String> {
         let list: Vec<String> = (1..)
-            .zip(&self.addresses)
+            .zip(&self.addresses[..self.founders])
             .map(|(id, at)| format!("{id}=127.0.0.1:{}/{}/{}", at.client, at.peer, at.http))
             .collect();
         let mut args = vec![
@@ -115,10 +118,42 @@ impl Cluster {
             format!("--listen={}", self.client_address(node)),
             format!("--peer-listen={}", self.peer_address(node)),
             format!("--http-listen={}", self.http_address(node)),
-            format!("--bootstrap={}", list.join(",")),
         ];
+        args.push(match node <= self.founders {
+            true => format!("--bootstrap={}", list.join(",")),
+            false => format!("--join={}", self.endpoints()),
+        });
         args.extend(self.settings.iter().cloned());
         args
+    }
+
+    /// Starts a node that joins the cluster, and waits until the cluster knows it.
+    pub(crate) async fn join_node(&mut self, client: &Client) -> usize {
+        let ports = &mut self.ports;
+        let (client_port, peer, http) = (ports.reserve(), ports.reserve(), ports.reserve());
+        self.addresses.push(Addresses { client: client_port, peer, http });
+        self.nodes.push(None);
+        let node = self.nodes.len();
+        self.start_node(node);
+        self.node_ready(node).await;
+        eventually(&format!("node {node} is known"), PATIENCE, async || {
+            let catalog = client.newest_catalog().await.map_err(|f| f.to_string())?;
+            let known = catalog.node(atoll_client::NodeId(node as u64));
+            known.map(|_| ()).ok_or_else(|| "it is not in the catalog".to_owned())
+        })
+        .await;
+        node
+    }
+
+    /// Runs a command of the binary as a client of this cluster; its exit code and all that it said.
+    pub(crate) async fn run(&self, args: &[&str]) -> (i32, String) {
+        let name = format!("command-{}", args.join("-"));
+        let _ = std::fs::remove_file(self.folder().join(format!("{name}.log")));
+        let mut all: Vec<String> = args.iter().map(|&a| a.to_owned()).collect();
+        all.push(format!("--endpoints={}", self.endpoints()));
+        let mut process = Process::start(self.folder(), &name, &all);
+        let code = process.exit_code(PATIENCE * 2).await;
+        (code, process.said())
     }
 
     /// Starts a node that does not run.
