@@ -1,9 +1,9 @@
 //! Nodes that come and go, and the members of shards: each change step by step, safe to repeat.
 //!
-//! A step is a change of the shard's description in the catalog (`coord::plan::members`). The group's
-//! leader brings its members in line with it; this client waits for that, says meanwhile what it waits
-//! for, and makes the next step. A command that was interrupted is given again: steps that were made
-//! are seen to be made.
+//! A step is a change of the shard's description in the catalog (`coord::plan::members`). The
+//! group's leader brings its members in line with it; this client waits for that, says meanwhile
+//! what it waits for, and makes the next step. A command that was interrupted is given again: steps
+//! that were made are seen to be made.
 
 use std::time::Duration;
 
@@ -64,7 +64,8 @@ impl Client {
     /// # use atoll_client::{Client, Failure, Joining, NodeId};
     /// # async fn example(client: Client) -> Result<(), Failure> {
     /// client.change_members(NodeId(4)).add(Joining::Voter).await?;
-    /// client.change_members(NodeId(1)).tell(|p| println!("{}: {}", p.shard, p.text)).remove().await?;
+    /// client.change_members(NodeId(1)).tell(|p| println!("{}: {}", p.shard,
+    /// p.text)).remove().await?;
     /// # Ok(())
     /// # }
     /// ```
@@ -149,8 +150,8 @@ impl<'a> MemberChange<'a> {
         self
     }
 
-    /// How long to wait for one shard's group; ten minutes without this. What was begun goes on when
-    /// the wait is over.
+    /// How long to wait for one shard's group; ten minutes without this. What was begun goes on
+    /// when the wait is over.
     #[must_use]
     pub fn wait(mut self, wait: Duration) -> Self {
         self.wait = wait;
@@ -164,11 +165,12 @@ impl<'a> MemberChange<'a> {
         self
     }
 
-    /// Gives the node a replica of the shard, or of every shard, and waits until it does what it is to
-    /// do there. Returns the shards as they are then.
+    /// Gives the node a replica of the shard, or of every shard, and waits until it does what it is
+    /// to do there. Returns the shards as they are then.
     ///
     /// # Errors
-    /// `NotFound` for a node that has not joined, `PreconditionFailed` naming what is in the way, and
+    /// `NotFound` for a node that has not joined, `PreconditionFailed` naming what is in the way,
+    /// and
     /// `DeadlineExceeded` naming what it still waits for.
     pub async fn add(mut self, joining: Joining) -> Result<Vec<Descriptor>, Failure> {
         let node = self.node;
@@ -206,9 +208,9 @@ impl<'a> MemberChange<'a> {
         Ok(self.descriptors(&shards))
     }
 
-    /// Takes the node out of the shard and lets it delete its replica; without a shard out of all of
-    /// them, and then out of the cluster. A node that can't be reached keeps its data until this is
-    /// repeated while it can.
+    /// Takes the node out of the shard and lets it delete its replica; without a shard out of all
+    /// of them, and then out of the cluster. A node that can't be reached keeps its data until this
+    /// is repeated while it can.
     ///
     /// # Errors
     /// As [`MemberChange::add`].
@@ -319,8 +321,8 @@ impl<'a> MemberChange<'a> {
             self.say(shard, waits_for.clone());
             if Instant::now() >= end {
                 let text = format!(
-                    "shard {shard} {waits_for}; the change goes on by itself, repeat the command to \
-                     wait on"
+                    "shard {shard} {waits_for}; the change goes on by itself, repeat the command \
+                     to wait on"
                 );
                 return Err(Failure::new(Code::DeadlineExceeded, text));
             }

@@ -98,13 +98,13 @@ pub enum RequestBody {
     },
     /// Hands leadership to a member.
     Transfer(NodeId),
-    /// Waits until these are the members in force, committed and alone. The leader brings that about by
-    /// itself from the shard's description in the catalog, and refuses when that names others. An
-    /// empty list stands for whatever the description names.
+    /// Waits until these are the members in force, committed and alone. The leader brings that
+    /// about by itself from the shard's description in the catalog, and refuses when that names
+    /// others. An empty list stands for whatever the description names.
     Members(Vec<Member>),
-    /// Orders a node to delete its replica. Obeyed only where the shard's description of this epoch or
-    /// a later one leaves the node out, and the replica knows of no configuration after `index` that
-    /// includes it: absence alone never deletes (trap T15).
+    /// Orders a node to delete its replica. Obeyed only where the shard's description of this epoch
+    /// or a later one leaves the node out, and the replica knows of no configuration after `index`
+    /// that includes it: absence alone never deletes (trap T15).
     Retire {
         /// The epoch whose description leaves the node out.
         epoch: Epoch,
@@ -275,7 +275,8 @@ pub struct ReplicaStatus {
     pub term: Term,
     /// The leader, if known.
     pub leader: Option<NodeId>,
-    /// `leader`, `follower`, `candidate`, `learner`, `witness`, `joining`, `rebuilding`, `installing`,
+    /// `leader`, `follower`, `candidate`, `learner`, `witness`, `joining`, `rebuilding`,
+    /// `installing`,
     /// `left`, `quarantined`.
     pub state: &'static str,
     /// First entry kept in the log.
@@ -290,8 +291,8 @@ pub struct ReplicaStatus {
     pub revision: Revision,
     /// The members in force.
     pub members: Vec<Member>,
-    /// On the leader: what it waits for on the way to the members that the catalog names; empty when
-    /// they are in force.
+    /// On the leader: what it waits for on the way to the members that the catalog names; empty
+    /// when they are in force.
     pub waits_for: String,
     /// On the leader: how far each follower is.
     pub progress: Vec<FollowerStatus>,

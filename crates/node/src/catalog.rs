@@ -1,13 +1,14 @@
 //! Replicas come and go as the catalog says.
 //!
 //! A replica is made when a descriptor names this node, from whatever its log still holds, and
-//! deleted only when the catalog says `dropped` or when it is ordered to retire (`retire`): a missing
-//! description never deletes (trap T15).
+//! deleted only when the catalog says `dropped` or when it is ordered to retire (`retire`): a
+//! missing description never deletes (trap T15).
 //!
-//! A group is founded by its description of epoch 1: its members have that configuration before any log
-//! entry. Whoever comes at a later epoch with nothing to show for itself is a newcomer: it knows no
-//! configuration, neither votes nor campaigns, and begins with a snapshot from the leader. So a majority
-//! of newcomers, or of members that lost their disks, can't elect a leader over those that have the data.
+//! A group is founded by its description of epoch 1: its members have that configuration before any
+//! log entry. Whoever comes at a later epoch with nothing to show for itself is a newcomer: it
+//! knows no configuration, neither votes nor campaigns, and begins with a snapshot from the leader.
+//! So a majority of newcomers, or of members that lost their disks, can't elect a leader over those
+//! that have the data.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -67,7 +68,8 @@ impl Lane {
     /// Starts every replica that this node has in this lane.
     ///
     /// # Errors
-    /// [`OpenError`]; damage of one shard does not fail the lane but sends that replica to be rebuilt.
+    /// [`OpenError`]; damage of one shard does not fail the lane but sends that replica to be
+    /// rebuilt.
     pub fn open(config: LaneConfig, now: Time, start: LaneStart) -> Result<Self, OpenError> {
         let (lane, lanes) = (u64::from(config.lane.0), u64::from(config.lanes));
         let mine = |d: &Descriptor| d.shard.0 % lanes == lane;
@@ -221,8 +223,8 @@ impl Lane {
     }
 }
 
-/// What the replica can do with what its engine and its log hold, and the applied index that its core
-/// starts from.
+/// What the replica can do with what its engine and its log hold, and the applied index that its
+/// core starts from.
 fn judge(
     opened: Result<ShardMachine, MachineError>,
     damage: Option<String>,

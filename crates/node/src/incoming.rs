@@ -203,7 +203,8 @@ impl Replica {
         Ok(())
     }
 
-    /// Clears some more of the old state; when nothing is left, installs the first chunk and pulls on.
+    /// Clears some more of the old state; when nothing is left, installs the first chunk and pulls
+    /// on.
     fn clear_some(&mut self, turn: &mut Turn) -> Result<(), String> {
         let Some(incoming) = &mut self.incoming else { return Ok(()) };
         let Some(writer) = &mut incoming.writer else { return Ok(()) };

@@ -29,7 +29,8 @@ pub enum Input {
     /// New data is refused with this failure while the disk is (nearly) full; `None`: there is room
     /// again. A log write that finds no room is tried again by the log thread until it succeeds.
     DiskFull(Option<Failure>),
-    /// The catalog says that this shard is as described; create, change or (when dropped) delete it.
+    /// The catalog says that this shard is as described; create, change or (when dropped) delete
+    /// it.
     Catalog(Vec<Descriptor>),
     /// Everything that this lane had given to the engine when it asked (see `Output::persist`) now
     /// survives power loss.
@@ -37,8 +38,8 @@ pub enum Input {
         /// The number of the lane's request.
         request: u64,
     },
-    /// The log's oldest segment can't be recycled because of entries of these shards: cut their logs as
-    /// far as is safe.
+    /// The log's oldest segment can't be recycled because of entries of these shards: cut their
+    /// logs as far as is safe.
     LogPinned(Vec<ShardId>),
     /// A peer's node is (not) reachable.
     PeerLiveness {

@@ -262,8 +262,8 @@ impl Lane {
         }
     }
 
-    /// Runs `f` on a replica and marks it touched. A failed assertion quarantines that replica alone
-    /// (STYLE 27). `None` when there is no such replica or it does not work.
+    /// Runs `f` on a replica and marks it touched. A failed assertion quarantines that replica
+    /// alone (STYLE 27). `None` when there is no such replica or it does not work.
     pub(crate) fn guarded<R>(
         &mut self,
         shard: ShardId,
@@ -287,8 +287,8 @@ impl Lane {
         }
     }
 
-    /// Takes a replica out of the lane, with everything of it that this turn has not handed over yet.
-    /// What it stored is for the caller to delete.
+    /// Takes a replica out of the lane, with everything of it that this turn has not handed over
+    /// yet. What it stored is for the caller to delete.
     pub(crate) fn remove_replica(&mut self, shard: ShardId, why: &str) {
         let Some(mut replica) = self.replicas.remove(&shard) else { return };
         replica.abandon(why.to_owned(), &mut self.turn);

@@ -1,19 +1,19 @@
-//! The group follows its description: what a leader does so that the members in force become those that
-//! the catalog names.
+//! The group follows its description: what a leader does so that the members in force become those
+//! that the catalog names.
 //!
-//! The description is a wish. Whoever leads compares it with the configuration in force and makes the
-//! next step: it takes newcomers in as learners, waits until those that shall vote have caught up, hands
-//! leadership over where it is to leave itself, and then changes the members, through a joint
-//! configuration where votes move (Raft thesis 4.3). A new leader goes on where its predecessor ended,
-//! because the next step follows from the two configurations alone.
+//! The description is a wish. Whoever leads compares it with the configuration in force and makes
+//! the next step: it takes newcomers in as learners, waits until those that shall vote have caught
+//! up, hands leadership over where it is to leave itself, and then changes the members, through a
+//! joint configuration where votes move (Raft thesis 4.3). A new leader goes on where its
+//! predecessor ended, because the next step follows from the two configurations alone.
 //!
 //! * **M1** One change at a time, each committed before the next is begun.
 //! * **M2** Nobody votes before its log is nearly the leader's; a group never waits for a newcomer.
-//! * **M3** No change is begun that would leave a group whose majority does not answer: removing a node
-//!   during a partition must not stop the group (trap T16).
-//! * **M4** The founding configuration stands in no log. It is written there before anybody waits for
-//!   the first change, so that a replica that restarts never has to guess it from a description that
-//!   has moved on.
+//! * **M3** No change is begun that would leave a group whose majority does not answer: removing
+//!   a node during a partition must not stop the group (trap T16).
+//! * **M4** The founding configuration stands in no log. It is written there before anybody waits
+//!   for the first change, so that a replica that restarts never has to guess it from a
+//!   description that has moved on.
 
 use atoll_base::{Code, Failure, NodeId};
 use atoll_coord::{AnswerBody, Descriptor};

@@ -1,5 +1,5 @@
-//! What a lane wants done after a turn. The lists are carried out in the order of the fields; a later
-//! list never waits for an earlier one except where said.
+//! What a lane wants done after a turn. The lists are carried out in the order of the fields; a
+//! later list never waits for an earlier one except where said.
 
 use std::collections::BTreeMap;
 
@@ -14,14 +14,15 @@ use atoll_storage::LogBatch;
 pub struct Output {
     /// May leave at once, per peer in this order.
     pub messages: BTreeMap<NodeId, Vec<PeerMessage>>,
-    /// One write for the log thread. `Written` comes back with its ticket when it is durable. Tickets
-    /// complete in order.
+    /// One write for the log thread. `Written` comes back with its ticket when it is durable.
+    /// Tickets complete in order.
     pub write: Option<LogWrite>,
     /// Answers for clients; everything that they depend on is durable and applied already.
     pub answers: Vec<Answer>,
     /// Changes of the catalog's keyspace applied on this node, in order (only from shard 1's lane).
     pub catalog: Vec<Event>,
-    /// Keyspaces of which this lane holds no replica any more. When every lane of the node has said so,
+    /// Keyspaces of which this lane holds no replica any more. When every lane of the node has said
+    /// so,
     /// `Engine::drop_keyspace` may delete their data.
     pub dropped: Vec<KeyspaceId>,
     /// Replicas that began or ceased to lead, or learned of another leader (a routing hint).
@@ -39,7 +40,7 @@ pub struct LogWrite {
     pub ticket: Ticket,
     /// All shards' records of the turn.
     pub batch: LogBatch,
-    /// Messages that leave when the write is durable, before `Written` is given to the lane: votes and
-    /// acknowledgements that promise what the write holds.
+    /// Messages that leave when the write is durable, before `Written` is given to the lane: votes
+    /// and acknowledgements that promise what the write holds.
     pub after: BTreeMap<NodeId, Vec<PeerMessage>>,
 }

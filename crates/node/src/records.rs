@@ -1,8 +1,9 @@
 //! What a lane itself keeps in the engine about its replicas, in `Tree::Meta`.
 //!
 //! Keys start with `fe`, which no shard's own records do (those start with a shard id, big endian),
-//! then the shard and one letter: `d` its descriptor, `m` the configuration that its applied entries
-//! made, `g` the epoch at which this node left the group. Formats: `docs/formats/replica.md`.
+//! then the shard and one letter: `d` its descriptor, `m` the configuration that its applied
+//! entries made, `g` the epoch at which this node left the group. Formats:
+//! `docs/formats/replica.md`.
 
 use std::ops::Bound;
 

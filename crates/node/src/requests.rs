@@ -1,7 +1,8 @@
 //! Calls from clients: admitted or refused, and started.
 //!
-//! A call is refused before anything happened (DESIGN 8): wrong epoch, key outside the shard, not the
-//! leader, queue full, disk full, replica being rebuilt. What is admitted is answered exactly once.
+//! A call is refused before anything happened (DESIGN 8): wrong epoch, key outside the shard, not
+//! the leader, queue full, disk full, replica being rebuilt. What is admitted is answered exactly
+//! once.
 
 use std::time::Duration;
 

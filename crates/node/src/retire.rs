@@ -1,16 +1,17 @@
 //! Replicas that the group has left behind are deleted by order.
 //!
-//! That a description leaves this node out deletes nothing (trap T15): it may be old news, or the group
-//! may not have agreed yet and still count this copy. So a replica stays, serving nothing, until
-//! somebody orders it away who has heard from the group's leader that a configuration without this node
-//! is committed. The order is obeyed only if
+//! That a description leaves this node out deletes nothing (trap T15): it may be old news, or the
+//! group may not have agreed yet and still count this copy. So a replica stays, serving nothing,
+//! until somebody orders it away who has heard from the group's leader that a configuration without
+//! this node is committed. The order is obeyed only if
 //!
 //! * the description of that epoch, or a later one, leaves this node out, and
-//! * the replica's own log knows of no later configuration that includes it: then it was taken in again
+//! * the replica's own log knows of no later configuration that includes it: then it was taken in
+//!   again
 //!   after the order was given, and what it has acknowledged since counts.
 //!
-//! A gravestone with the epoch stays behind: no description up to it brings the replica back, not even
-//! the founding one that a node is started with.
+//! A gravestone with the epoch stays behind: no description up to it brings the replica back, not
+//! even the founding one that a node is started with.
 
 use std::collections::BTreeMap;
 
@@ -119,7 +120,8 @@ impl Lane {
         let at = core.membership_index();
         if core.membership().contains(node) && at > index || core.is_leader() {
             return refuse(format!(
-                "node {node} is in the configuration of shard {shard} at entry {at}, order has {index}"
+                "node {node} is in the configuration of shard {shard} at entry {at}, \
+                 order has {index}"
             ));
         }
         Ok(())

@@ -2,8 +2,8 @@
 //!
 //! All commands that reach a shard in one turn become as few log entries as their bytes allow. The
 //! leader remembers who waits for which entry; when the entry is applied, the machine's replies are
-//! matched to them in order. Leadership lost in between makes the outcome unknown: the asker is told
-//! so at once and may retry with its idempotency key (DESIGN 8).
+//! matched to them in order. Leadership lost in between makes the outcome unknown: the asker is
+//! told so at once and may retry with its idempotency key (DESIGN 8).
 
 use std::collections::VecDeque;
 
@@ -88,8 +88,8 @@ impl Writes {
         }
     }
 
-    /// Who waits for the entry at `(term, index)`. Asks of entries that this one shows to be lost are
-    /// answered.
+    /// Who waits for the entry at `(term, index)`. Asks of entries that this one shows to be lost
+    /// are answered.
     pub(crate) fn applied(&mut self, term: Term, index: LogIndex, turn: &mut Turn) -> Vec<Ask> {
         while let Some(front) = self.pending.front() {
             if front.index > index {
@@ -141,8 +141,8 @@ impl Writes {
     }
 }
 
-/// The id of an ask that was answered because its deadline passed; it stays in its place so that the
-/// entry's replies still match.
+/// The id of an ask that was answered because its deadline passed; it stays in its place so that
+/// the entry's replies still match.
 const EXPIRED: u64 = u64::MAX;
 
 impl Proposal {

@@ -113,8 +113,8 @@ impl RaftCore {
             return;
         }
         // The leader's process or link is gone. Asking for pre-votes soon disturbs nobody who still
-        // hears it (thesis 9.6), so a crash costs milliseconds rather than an election timeout. Under
-        // leader leases the promise to protect the leader stands (thesis 6.4.1).
+        // hears it (thesis 9.6), so a crash costs milliseconds rather than an election timeout.
+        // Under leader leases the promise to protect the leader stands (thesis 6.4.1).
         let min = self.config.election_timeout_min;
         let span = match self.config.lease_reads {
             true => min,

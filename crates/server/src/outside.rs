@@ -1,8 +1,9 @@
-//! Following the catalog from outside: as a client, while no replica of shard 1 here tells about it.
+//! Following the catalog from outside: as a client, while no replica of shard 1 here tells about
+//! it.
 //!
-//! A node that joins has no replica at all, one that left shard 1 hears no more of it, and one that is
-//! cut off from the group for long would rather ask around. What comes in either way goes into the one
-//! view, which only ever gets newer, and from there to the lanes.
+//! A node that joins has no replica at all, one that left shard 1 hears no more of it, and one that
+//! is cut off from the group for long would rather ask around. What comes in either way goes into
+//! the one view, which only ever gets newer, and from there to the lanes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +15,8 @@ use crate::drive::{Hub, Readiness};
 
 /// How long a replica of shard 1 may be without a leader before others are asked.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How often the newest catalog is asked of shard 1's leader. The node that is watched may itself be
-/// behind without knowing.
+/// How often the newest catalog is asked of shard 1's leader. The node that is watched may itself
+/// be behind without knowing.
 const LOOK: Duration = Duration::from_secs(5);
 
 /// Runs until it is aborted.

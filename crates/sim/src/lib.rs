@@ -13,11 +13,12 @@
 //! [`check`] has one file per property. [`plant`] lists mistakes that can be made on purpose, to
 //! see that the checkers catch them.
 //!
-//! Reading order: [`run`], `world`, `world::node`, `client`, [`check`].
+//! Reading order: [`mod@run`], `world`, `world::node`, `client`, [`check`].
 
 pub mod check;
 mod client;
 pub mod clock;
+mod fabric;
 pub mod faults;
 pub mod history;
 pub mod network;
@@ -25,6 +26,7 @@ pub mod options;
 pub mod plant;
 pub mod queue;
 pub mod run;
+mod shell;
 pub mod trace;
 pub mod value;
 mod world;

@@ -1,9 +1,10 @@
-//! Who holds a shard: changes of a descriptor's members, one step at a time, and nodes that come and go.
+//! Who holds a shard: changes of a descriptor's members, one step at a time, and nodes that come
+//! and go.
 //!
-//! A descriptor is a wish. The leader of the shard's group brings its members in line with it; whoever
-//! plans the next step waits until that is done (`RequestBody::Members`), so that a group is at most one
-//! step behind the catalog. Each function answers `None` where its step was made already: a command
-//! that is repeated goes on where it ended.
+//! A descriptor is a wish. The leader of the shard's group brings its members in line with it;
+//! whoever plans the next step waits until that is done (`RequestBody::Members`), so that a group
+//! is at most one step behind the catalog. Each function answers `None` where its step was made
+//! already: a command that is repeated goes on where it ended.
 
 use atoll_base::{Code, Failure, NodeId, ShardId};
 use atoll_machine::TxnOp;
@@ -14,12 +15,12 @@ use super::{delete, put, unchanged};
 use crate::catalog::{At, Catalog, NodeRecord, Record, RecordKey, ShardRecord};
 use crate::descriptor::{Descriptor, ReplicaMember};
 
-/// Plans to give `node` a replica that doesn't vote (a learner), which becomes a voter by [`promote`].
-/// A node that has a replica already keeps its role.
+/// Plans to give `node` a replica that doesn't vote (a learner), which becomes a voter by
+/// [`promote`]. A node that has a replica already keeps its role.
 ///
 /// # Errors
-/// `NotFound` for a shard or node that is not there, `InvalidArgument` for a voter, with which nobody
-/// starts, `Unsupported` for a witness, `PreconditionFailed` where the node is one.
+/// `NotFound` for a shard or node that is not there, `InvalidArgument` for a voter, with which
+/// nobody starts, `Unsupported` for a witness, `PreconditionFailed` where the node is one.
 pub fn add(
     catalog: &Catalog,
     shard: ShardId,
@@ -35,7 +36,8 @@ pub fn add(
             return Err(Failure::new(Code::InvalidArgument, text));
         }
         Role::Witness => {
-            let text = format!("node {node} can't be a witness of shard {shard}: no node holds one yet");
+            let text =
+                format!("node {node} can't be a witness of shard {shard}: no node holds one yet");
             return Err(Failure::new(Code::Unsupported, text));
         }
     }
@@ -62,8 +64,8 @@ pub fn add(
 /// Plans to let a learner vote. The group makes it a voter once it has caught up.
 ///
 /// # Errors
-/// `NotFound` for a shard that is not there, `PreconditionFailed` where the node is no learner of it or
-/// there would be too many votes.
+/// `NotFound` for a shard that is not there, `PreconditionFailed` where the node is no learner of
+/// it or there would be too many votes.
 pub fn promote(catalog: &Catalog, shard: ShardId, node: NodeId) -> Result<Option<TxnOp>, Failure> {
     let at = shard_of(catalog, shard)?;
     let mut descriptor = at.record.descriptor.clone();
@@ -100,7 +102,8 @@ pub fn remove(catalog: &Catalog, shard: ShardId, node: NodeId) -> Result<Option<
     }
     if !descriptor.members.iter().any(|m| m.role == Role::Voter) {
         let text = format!(
-            "node {node} can't leave shard {shard}: it holds the last vote with data, add another first"
+            "node {node} can't leave shard {shard}: it holds the last vote with data, \
+             add another first"
         );
         return Err(Failure::new(Code::PreconditionFailed, text));
     }

@@ -211,7 +211,10 @@ fn assert_sound(catalog: &Catalog, seed: u64) {
 fn a_node_comes_votes_leads_and_goes_step_by_step() {
     let (mut catalog, mut present) = cluster(3);
     let (shard, four) = (ShardId(2), NodeId(4));
-    assert_eq!(members::add(&catalog, shard, four, Role::Learner).unwrap_err().code, Code::NotFound);
+    assert_eq!(
+        members::add(&catalog, shard, four, Role::Learner).unwrap_err().code,
+        Code::NotFound
+    );
     let record = NodeRecord {
         id: four,
         incarnation: Incarnation(1),
@@ -220,7 +223,8 @@ fn a_node_comes_votes_leads_and_goes_step_by_step() {
         http_address: String::new(),
         unknown: Bytes::new(),
     };
-    let steps: [fn(&Catalog, ShardId, NodeId) -> Result<Option<TxnOp>, Failure>; 4] = [
+    type Plan = fn(&Catalog, ShardId, NodeId) -> Result<Option<TxnOp>, Failure>;
+    let steps: [Plan; 4] = [
         |c, s, n| members::add(c, s, n, Role::Learner),
         members::promote,
         members::prefer,

@@ -1,6 +1,6 @@
-//! Any number of nodes' lanes in one thread: logs and engines in memory, a network that loses nothing but
-//! what is cut, and each node's view of the catalog, from its own replica of shard 1 or, where it has
-//! none, from outside.
+//! Any number of nodes' lanes in one thread: logs and engines in memory, a network that loses
+//! nothing but what is cut, and each node's view of the catalog, from its own replica of shard 1
+//! or, where it has none, from outside.
 
 #![allow(dead_code, reason = "each test program uses its part of it")]
 #![allow(clippy::unwrap_used, reason = "a test stops where it is surprised")]

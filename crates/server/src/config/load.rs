@@ -186,8 +186,8 @@ fn together(mut config: NodeConfig) -> Result<NodeConfig, ConfigError> {
     }
     if config.is_joining() && config.bootstrap.members.iter().any(|m| m.node != config.node_id) {
         return Err(ConfigError::Together(format!(
-            "join and bootstrap {} are both given: a node founds a cluster or joins one; with join, \
-             bootstrap may name only node {}, as the others reach it",
+            "join and bootstrap {} are both given: a node founds a cluster or joins one; with \
+             join, bootstrap may name only node {}, as the others reach it",
             config.bootstrap, config.node_id
         )));
     }

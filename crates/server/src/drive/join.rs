@@ -11,8 +11,9 @@ pub(crate) enum JoinError {
     #[error("the cluster to join can't be asked at {join}: {source}")]
     Unreachable { join: String, source: Failure },
     #[error(
-        "node {node} is in the cluster already, at {address}, and this data folder is new: give this \
-         node an id that was never used, or remove node {node} first (atoll cluster remove {node})"
+        "node {node} is in the cluster already, at {address}, and this data folder is new: give \
+         this node an id that was never used, or remove node {node} first (atoll \
+         cluster remove {node})"
     )]
     Taken { node: NodeId, address: String },
 }

@@ -17,10 +17,10 @@ pub(crate) mod pursuit;
 pub(crate) mod record;
 pub(crate) mod watcher;
 
+use crate::fabric::{Event, Fabric, Packet, Token};
 use crate::history::{Call, Found, KeyNumber, Return};
 use crate::network::Place;
-use crate::world::fabric::{Event, Fabric, Packet, Token};
-use crate::world::shell::Shell;
+use crate::shell::Shell;
 use jobs::{Job, Scan, Then, bank};
 use pursuit::{End, Next, Pursuit};
 use record::Record;

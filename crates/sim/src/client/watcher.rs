@@ -10,10 +10,10 @@ use atoll_machine::{EventKind, KeyEnd};
 use super::Around;
 use crate::check::effects::Effect;
 use crate::check::watching::Watcher;
+use crate::fabric::{Event, Packet, Token};
 use crate::history::KeyNumber;
 use crate::network::Place;
 use crate::value::{decode_key, decode_value, encode_key};
-use crate::world::fabric::{Event, Packet, Token};
 
 /// Silence after which a watcher asks elsewhere, at least and at most.
 const SILENCE_MS: (u64, u64) = (300, 3_000);

@@ -11,12 +11,10 @@
 //! is mended, and every shard must serve within a bound. *Closing*: clients finish, every shard is
 //! read a last time, replicas and watchers catch up, and the judges compare what was seen.
 
-pub(crate) mod fabric;
 mod judge;
 pub(crate) mod log;
 pub(crate) mod node;
 pub(crate) mod observer;
-pub(crate) mod shell;
 mod strike;
 
 use std::collections::BTreeMap;
@@ -33,16 +31,16 @@ use crate::client::record::Record;
 use crate::client::watcher::SimWatcher;
 use crate::client::{Around, Client};
 use crate::clock::NodeClock;
+use crate::fabric::{Event, Fabric, Packet};
 use crate::faults::{FaultKind, Scale, Schedule};
 use crate::history::{Call, KeyNumber, OperationNumber};
 use crate::network::{Network, NetworkCounts, Place};
 use crate::options::{Options, Shape, lane_settings};
+use crate::shell::Shell;
 use crate::trace::Trace;
 use crate::value::KEYS_END;
-use fabric::{Event, Fabric, Packet};
 use node::SimNode;
 use observer::Observer;
-use shell::Shell;
 
 /// Virtual time in which a healed cluster must serve, and then in which everybody must catch up.
 const LIVENESS_BOUND: Duration = Duration::from_secs(30);
@@ -289,7 +287,7 @@ impl World {
         }
     }
 
-    fn log_done(&mut self, node: NodeId, life: fabric::Life) {
+    fn log_done(&mut self, node: NodeId, life: crate::fabric::Life) {
         let it = &mut self.nodes[index(node)];
         if it.life != life {
             return;

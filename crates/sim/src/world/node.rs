@@ -16,13 +16,13 @@ use atoll_raft::Body;
 use atoll_replica::{PeerBody, PeerMessage};
 use atoll_storage::{Engine, Location, LogError, MemDisk, MemEngine};
 
-use super::fabric::{Event, Fabric, Life, Packet};
 use super::log::{SimLog, WriteEnd, write_time};
 use super::observer::Observer;
-use super::shell::Shell;
 use crate::clock::NodeClock;
+use crate::fabric::{Event, Fabric, Life, Packet};
 use crate::network::Place;
 use crate::options::lane_config;
+use crate::shell::Shell;
 
 /// How often nodes tell each other that they live.
 const ALIVE_INTERVAL: Duration = Duration::from_millis(50);

@@ -7,9 +7,9 @@ use atoll_coord::{Origin, Request, RequestBody};
 use atoll_node::Input;
 use atoll_storage::{Disk, Location};
 
-use super::fabric::Event;
 use super::log::log_dir;
 use super::{World, index};
+use crate::fabric::Event;
 use crate::faults::{Damage, Direction, Fault, Reach, Target};
 use crate::network::{LinkOrder, NetworkProfile, Place};
 

@@ -145,7 +145,8 @@ impl Cluster {
         node
     }
 
-    /// Runs a command of the binary as a client of this cluster; its exit code and all that it said.
+    /// Runs a command of the binary as a client of this cluster; its exit code and all that it
+    /// said.
     pub(crate) async fn run(&self, args: &[&str]) -> (i32, String) {
         let name = format!("command-{}", args.join("-"));
         let _ = std::fs::remove_file(self.folder().join(format!("{name}.log")));
