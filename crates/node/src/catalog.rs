@@ -170,6 +170,9 @@ impl Lane {
         let range = KeyRange { start: descriptor.start.clone(), end: descriptor.end.clone() };
         let limits = self.turn.config.limits.machine.clone();
         let opened = ShardMachine::open(shard, descriptor.keyspace, range, limits, engine.as_ref());
+        // Cut off in the middle of a snapshot: the log and its promises are whole.
+        let unfinished = matches!(opened, Err(MachineError::SnapshotUnfinished { .. }));
+        let only_state_lost = unfinished && damage.is_none();
         let (mut condition, applied) = judge(opened, damage, &mut recovered.log);
         let recorded = records::membership(engine.as_ref(), shard)?;
         let is_recorded = recorded.is_some();
@@ -201,7 +204,11 @@ impl Lane {
         }
         self.replicas.insert(shard, replica);
         self.guarded(shard, |replica, turn| {
-            let input = if rebuilding { Input::Damaged } else { Input::Tick };
+            let input = match (rebuilding, only_state_lost) {
+                (false, _) => Input::Tick,
+                (true, true) => Input::StateLost,
+                (true, false) => Input::Damaged,
+            };
             replica.step(input, turn);
             replica.absorb(turn);
         });

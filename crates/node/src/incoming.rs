@@ -126,7 +126,7 @@ impl Replica {
         let shard = self.shard();
         tracing::warn!(shard = shard.0, index = incoming.index.0, reason, "snapshot given up");
         if incoming.writer.is_some() {
-            self.damaged(format!("snapshot install ended early: {reason}"), turn);
+            self.state_lost(format!("snapshot install ended early: {reason}"), turn);
         }
     }
 

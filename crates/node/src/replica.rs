@@ -330,6 +330,14 @@ impl Replica {
         self.absorb(turn);
     }
 
+    /// The state is gone in the middle of a snapshot; the log and its promises are whole.
+    pub(crate) fn state_lost(&mut self, reason: String, turn: &mut Turn) {
+        tracing::warn!(shard = self.shard().0, reason, "replica waits for another snapshot");
+        self.condition = Condition::Rebuilding { reason };
+        self.step(Input::StateLost, turn);
+        self.absorb(turn);
+    }
+
     /// Answers calls whose deadline has passed.
     pub(crate) fn sweep(&mut self, turn: &mut Turn) {
         let due = self.sweep_at.is_some_and(|at| at <= turn.now);

@@ -60,6 +60,8 @@ pub struct RaftCore {
     pub(crate) applied: LogIndex,
     /// The log's end when it was found damaged (trap T14): all that it may have acknowledged.
     pub(crate) damaged: Option<LogIndex>,
+    /// What is damaged is the state alone: votes stay truthful.
+    pub(crate) log_is_whole: bool,
 
     /// When this term's leader, or an earlier one, was last heard; protects leaders from
     /// candidates.
@@ -147,6 +149,7 @@ impl RaftCore {
             handed: applied,
             applied,
             damaged: None,
+            log_is_whole: true,
             heard_at: None,
             protected_until,
             election_deadline: None,
@@ -196,6 +199,7 @@ impl RaftCore {
             }
             Input::SnapshotSent { to, index, ok } => self.on_snapshot_sent(turn, to, index, ok),
             Input::PeerLiveness { node, alive } => self.on_liveness(turn, node, alive),
+            Input::StateLost => self.lose_state(turn),
             Input::Damaged => self.become_damaged(turn),
         }
         self.finish(turn);
@@ -216,7 +220,7 @@ impl RaftCore {
             return;
         }
         if self.damaged.is_some() {
-            return self.on_message_damaged(t, from, body);
+            return self.on_message_damaged(t, from, term, body);
         }
         self.wake_for(t, &body);
         match body {
@@ -408,6 +412,11 @@ impl RaftCore {
 
     /// Damage is met: from here on this replica neither votes nor leads (trap T14).
     pub(crate) fn become_damaged(&mut self, t: &mut Turn<'_>) {
+        self.log_is_whole = false;
+        self.lose_state(t);
+    }
+
+    fn lose_state(&mut self, t: &mut Turn<'_>) {
         if self.damaged.is_none() {
             self.damaged = Some(self.log.last());
             self.become_follower(t, self.term, None);

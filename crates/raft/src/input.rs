@@ -49,6 +49,10 @@ pub enum Input {
     SnapshotSent { to: NodeId, index: LogIndex, ok: bool },
     /// The node layer says whether a peer's node is alive (quiet groups).
     PeerLiveness { node: NodeId, alive: bool },
+    /// The state is gone, half-way into a snapshot, and the log with its promises is whole: the
+    /// replica still votes, for whoever has at least its log, but doesn't lead until it is
+    /// rebuilt.
+    StateLost,
     /// The replica's log or state is damaged: neither vote nor lead until rebuilt (trap T14).
     Damaged,
 }

@@ -76,6 +76,7 @@ impl RaftCore {
             return self.on_snapshot_overtaken(t, index);
         }
         self.damaged = None;
+        self.log_is_whole = true;
         self.log.reset(index, term);
         self.history = History::new(index, membership);
         self.writes.forget();
@@ -158,8 +159,25 @@ impl RaftCore {
         }
     }
 
-    /// A damaged replica follows, so that it can be rebuilt, and does nothing else.
-    pub(crate) fn on_message_damaged(&mut self, t: &mut Turn<'_>, from: NodeId, body: Body) {
+    /// A damaged replica follows, so that it can be rebuilt, and does nothing else; one with a whole
+    /// log votes too: were every replica silent whose snapshot was cut off, the crash of one leader
+    /// could leave a group without a quorum for good.
+    pub(crate) fn on_message_damaged(
+        &mut self,
+        t: &mut Turn<'_>,
+        from: NodeId,
+        term: Term,
+        body: Body,
+    ) {
+        match body {
+            Body::PreVote { last_index, last_term } if self.log_is_whole => {
+                return self.on_pre_vote(t, from, term, last_index, last_term);
+            }
+            Body::Vote { last_index, last_term, .. } if self.log_is_whole => {
+                return self.on_vote(t, from, last_index, last_term);
+            }
+            _ => {}
+        }
         let from_leader = matches!(
             body,
             Body::Append { .. }

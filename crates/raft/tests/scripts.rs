@@ -6,8 +6,8 @@
 //! `add 4`, `elect 1`, `tick 1`, `pass MS`, `propose 1 a b`, `read 1 7`, `deliver [FROM TO]
 //! [all|N]`, `drop FROM TO`, `dup FROM TO`, `hold` (shows the network), `write 1 [N]`, `told 1`,
 //! `settle`, `crash 1 [survive]`, `start 1`, `cut 1 2`, `heal`, `transfer 1 2`, `change 1 2 3
-//! [learner=4]`, `compact 1 KEEP`, `snapshots`, `dead 2 1`, `damaged 1`, `beats N` (20 ms each,
-//! everything delivered), `print`.
+//! [learner=4]`, `compact 1 KEEP`, `snapshots`, `dead 2 1`, `damaged 1`, `state-lost 1`, `beats N`
+//! (20 ms each, everything delivered), `print`.
 #![allow(missing_docs, reason = "a test")]
 #![allow(clippy::unwrap_used, reason = "the helpers of a test are not seen as one")]
 
@@ -166,6 +166,7 @@ fn run(w: &mut World, words: &[&str], lines: &mut Vec<String>) {
             w.step(id(words[1]), Input::PeerLiveness { node, alive: false });
         }
         "damaged" => w.step(id(words[1]), Input::Damaged),
+        "state-lost" => w.step(id(words[1]), Input::StateLost),
         "beats" => {
             for _ in 0..count(1) {
                 w.now = w.now.after(Duration::from_millis(20));

@@ -31,7 +31,7 @@ use crate::client::record::Record;
 use crate::client::watcher::SimWatcher;
 use crate::client::{Around, Client};
 use crate::clock::NodeClock;
-use crate::fabric::{Event, Fabric, Packet};
+use crate::fabric::{Event, Fabric, Life, Packet};
 use crate::faults::{FaultKind, Scale, Schedule};
 use crate::history::{Call, KeyNumber, OperationNumber};
 use crate::network::{Network, NetworkCounts, Place};
@@ -104,8 +104,8 @@ impl World {
                 SimNode::new(NodeId(id), clock, rng.fork())
             })
             .collect();
-        // One less than a group survives: a replica whose snapshot was cut off can't vote either.
-        let hurt_max = ((shape.replicas - 1) / 2).saturating_sub(1);
+        // As many as a group survives: what a majority has lost is lost.
+        let hurt_max = (shape.replicas - 1) / 2;
         let healed = Time::ZERO.after(shape.duration);
         let shell = Shell::new(shape, settings, options.plant, rng.fork());
         let mut world = Self {
@@ -287,7 +287,7 @@ impl World {
         }
     }
 
-    fn log_done(&mut self, node: NodeId, life: crate::fabric::Life) {
+    fn log_done(&mut self, node: NodeId, life: Life) {
         let it = &mut self.nodes[index(node)];
         if it.life != life {
             return;

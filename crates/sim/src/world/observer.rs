@@ -44,15 +44,18 @@ impl Observer {
         if let Some(write) = &output.write {
             self.records(Stage::Issued, node, write);
         }
-        let after = output.write.iter().flat_map(|write| write.after.values());
-        for message in output.messages.values().chain(after).flatten() {
+        for message in output.messages.values().flatten() {
             self.message(node, message);
         }
     }
 
-    /// A log write of `node` is durable.
+    /// A log write of `node` is durable: the messages that waited for it leave. Had power been lost
+    /// before, they never would have.
     pub(crate) fn durable(&mut self, node: NodeId, write: &LogWrite) {
         self.records(Stage::Durable, node, write);
+        for message in write.after.values().flatten() {
+            self.message(node, message);
+        }
     }
 
     fn records(&mut self, stage: Stage, node: NodeId, write: &LogWrite) {
