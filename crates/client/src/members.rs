@@ -374,7 +374,10 @@ impl<'a> MemberChange<'a> {
                 return;
             }
             if told != failure.message {
-                self.say(shard, format!("node {} is told to leave", self.node));
+                self.say(
+                    shard,
+                    format!("node {} is told to leave: {}", self.node, failure.message),
+                );
                 told = failure.message;
             }
             tokio::time::sleep(RETIRE_PAUSE).await;

@@ -48,8 +48,15 @@ struct Session {
     in_flight_max: usize,
     /// No more calls will come.
     is_closing: AtomicBool,
-    /// The session's watches and their shards.
-    watches: Mutex<BTreeMap<u64, ShardId>>,
+    /// The session's watches.
+    watches: Mutex<BTreeMap<u64, Watched>>,
+}
+
+/// A watch of the session. Its call is answered when it stands; what comes later answers nothing.
+#[derive(Clone, Copy)]
+struct Watched {
+    shard: ShardId,
+    stands: bool,
 }
 
 impl Drop for Session {
@@ -140,7 +147,8 @@ impl Session {
             match decode_call(call, self.origin, now) {
                 Ok(request) => {
                     if matches!(request.body, RequestBody::Watch(_)) {
-                        self.watches().insert(id, request.shard);
+                        let watched = Watched { shard: request.shard, stands: false };
+                        self.watches().insert(id, watched);
                     }
                     requests.push(request);
                 }
@@ -157,23 +165,29 @@ impl Session {
         refused
     }
 
-    fn watches(&self) -> MutexGuard<'_, BTreeMap<u64, ShardId>> {
+    fn watches(&self) -> MutexGuard<'_, BTreeMap<u64, Watched>> {
         self.watches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps track of a watch by the answers that leave: events handed on make room for others, so
-    /// a slow reader holds back its own watch only.
-    fn on_leaving(&self, answer: &Answer, credits: &mut Vec<ShardRequest>) {
+    /// Keeps track of watches by the answers that leave: events handed on make room for others, so a
+    /// slow reader holds back its own watch only. True when the answer ends a call in flight.
+    fn on_leaving(&self, answer: &Answer, credits: &mut Vec<ShardRequest>) -> bool {
         match &answer.body {
             Ok(AnswerBody::Watch(_)) => {
-                if let Some(shard) = self.watches().get(&answer.id) {
-                    credits.push(self.credit(*shard, answer.id));
+                let watched = self.watches().get(&answer.id).copied();
+                credits.extend(watched.map(|w| self.credit(w.shard, answer.id)));
+                false
+            }
+            Ok(AnswerBody::WatchStarted { .. }) => {
+                if let Some(watched) = self.watches().get_mut(&answer.id) {
+                    watched.stands = true;
                 }
+                true
             }
             Ok(AnswerBody::WatchCompacted { .. }) | Err(_) => {
-                self.watches().remove(&answer.id);
+                !self.watches().remove(&answer.id).is_some_and(|w| w.stands)
             }
-            Ok(_) => {}
+            Ok(_) => true,
         }
     }
 
@@ -246,8 +260,7 @@ impl ServerFrames {
                 answer.body = Err(self.too_large(&answer, size));
             }
             bytes += size;
-            done += usize::from(is_last(&answer));
-            self.session.on_leaving(&answer, &mut credits);
+            done += usize::from(self.session.on_leaving(&answer, &mut credits));
             answers.push(encode_answer(answer));
         }
         self.session.in_flight.fetch_sub(done, Ordering::SeqCst);
@@ -267,11 +280,6 @@ impl ServerFrames {
             format!("the answer takes {size} bytes, a message holds {limit} (message_bytes_max)");
         Failure::new(Code::TooLarge, text).with_happened(happened)
     }
-}
-
-/// Whether the call is answered by this; a watch's call is answered when the watch stands.
-fn is_last(answer: &Answer) -> bool {
-    !matches!(answer.body, Ok(AnswerBody::Watch(_) | AnswerBody::WatchCompacted { .. }))
 }
 
 /// About how many bytes the answer takes on the wire, a little too much.
