@@ -266,7 +266,8 @@ impl State {
             self.shards.remove(&descriptor.shard);
             return;
         }
-        if self.shards.contains_key(&descriptor.shard) {
+        if let Some(shard) = self.shards.get_mut(&descriptor.shard) {
+            shard.descriptor = descriptor;
             return;
         }
         let range = KeyRange { start: descriptor.start.clone(), end: descriptor.end.clone() };
