@@ -7,7 +7,8 @@
 //!   process. No answer is made of what was read.
 //! * **G2** A start that finds the engine damaged, by that note or by itself, sets it aside as
 //!   `engine.damaged` and begins with an empty one. The replicas replay their logs, or where those
-//!   were cut take part only to be rebuilt by a snapshot. Votes and promises lie in the log and stay.
+//!   were cut take part only to be rebuilt by a snapshot. Votes and promises lie in the log and
+//!   stay.
 //! * **G3** An engine that refuses writes after an earlier failure (a full disk, or a background
 //!   thread that met damage) ends the process too, and is read through before the next start trusts
 //!   it.
