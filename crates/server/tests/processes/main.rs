@@ -18,6 +18,5 @@ mod disk_full;
 mod faults;
 mod hostile;
 mod import;
-mod members;
 mod scan;
 mod start;
