@@ -159,8 +159,8 @@ impl RaftCore {
         }
     }
 
-    /// A damaged replica follows, so that it can be rebuilt, and does nothing else; one with a whole
-    /// log votes too: were every replica silent whose snapshot was cut off, the crash of one leader
+    /// A damaged replica follows, so that it can be rebuilt, and does nothing else; one with a
+    /// whole log votes too: were every replica silent whose snapshot was cut off, the crash of one leader
     /// could leave a group without a quorum for good.
     pub(crate) fn on_message_damaged(
         &mut self,

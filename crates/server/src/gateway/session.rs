@@ -169,8 +169,8 @@ impl Session {
         self.watches.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps track of watches by the answers that leave: events handed on make room for others, so a
-    /// slow reader holds back its own watch only. True when the answer ends a call in flight.
+    /// Keeps track of watches by the answers that leave: events handed on make room for others, so
+    /// a slow reader holds back its own watch only. True when the answer ends a call in flight.
     fn on_leaving(&self, answer: &Answer, credits: &mut Vec<ShardRequest>) -> bool {
         match &answer.body {
             Ok(AnswerBody::Watch(_)) => {
