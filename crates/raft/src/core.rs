@@ -410,19 +410,6 @@ impl RaftCore {
         self.history.compact(prev);
     }
 
-    /// Damage is met: from here on this replica neither votes nor leads (trap T14).
-    pub(crate) fn become_damaged(&mut self, t: &mut Turn<'_>) {
-        self.log_is_whole = false;
-        self.lose_state(t);
-    }
-
-    fn lose_state(&mut self, t: &mut Turn<'_>) {
-        if self.damaged.is_none() {
-            self.damaged = Some(self.log.last());
-            self.become_follower(t, self.term, None);
-        }
-    }
-
     /// When to call `step` with [`Input::Tick`] at the latest; `None` when nothing is awaited.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {

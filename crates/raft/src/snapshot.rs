@@ -159,9 +159,22 @@ impl RaftCore {
         }
     }
 
+    /// Damage is met: from here on this replica neither votes nor leads (trap T14).
+    pub(crate) fn become_damaged(&mut self, t: &mut Turn<'_>) {
+        self.log_is_whole = false;
+        self.lose_state(t);
+    }
+
+    pub(crate) fn lose_state(&mut self, t: &mut Turn<'_>) {
+        if self.damaged.is_none() {
+            self.damaged = Some(self.log.last());
+            self.become_follower(t, self.term, None);
+        }
+    }
+
     /// A damaged replica follows, so that it can be rebuilt, and does nothing else; one with a
-    /// whole log votes too: were every replica silent whose snapshot was cut off, the crash of one leader
-    /// could leave a group without a quorum for good.
+    /// whole log votes too: were every replica silent whose snapshot was cut off, the crash of
+    /// one leader could leave a group without a quorum for good.
     pub(crate) fn on_message_damaged(
         &mut self,
         t: &mut Turn<'_>,
