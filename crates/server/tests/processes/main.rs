@@ -18,5 +18,6 @@ mod disk_full;
 mod faults;
 mod hostile;
 mod import;
+mod members;
 mod scan;
 mod start;
