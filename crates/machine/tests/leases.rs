@@ -88,7 +88,7 @@ fn random_operations_reach_every_effect() {
             }] += 1;
         }
     }
-    assert!(seen.iter().all(|count| *count > 0), "{seen:?}");
+    assert!(seen.iter().all(|count| *count >= 20), "{seen:?}");
 }
 
 /// E2, trap T28: another term, or another lease of the same id.

@@ -174,10 +174,47 @@ pub(crate) fn expiry(rng: &mut Rng, machine: &ShardMachine) -> Option<Op> {
     })
 }
 
-/// Any operation; one in six is an expiry, if there is something to expire.
+/// An operation on locks that fits what there is: those drawn blindly seldom name a token that
+/// is held, a request that waits or a session that lives.
+fn fitting(rng: &mut Rng, machine: &ShardMachine) -> Option<Op> {
+    let name = lock_name(rng);
+    let op = match rng.below(5) {
+        0 => {
+            let holders = machine.lock(&name)?.busy.holders;
+            let holder = rng.pick(&holders)?;
+            LockOp::Release { lock: name, session: holder.session, token: holder.token }
+        }
+        1 => {
+            let waits = machine.timed().into_iter().filter_map(|effect| match effect {
+                Effect::Waits { claim, .. } => Some(claim),
+                _ => None,
+            });
+            let waits: Vec<Claim> = waits.collect();
+            LockOp::Cancel(rng.pick(&waits)?.clone())
+        }
+        _ => {
+            let sessions: Vec<LeaseId> = machine.leases_after(None, 8).map(|(id, _)| id).collect();
+            let claim =
+                Claim { lock: name, session: *rng.pick(&sessions)?, request: rng.range(1, 5) };
+            let mode = match claim.lock == "sem" {
+                true => Mode::Permits(rng.range(1, 3)),
+                false => *rng.pick(&[Mode::Exclusive, Mode::Exclusive, Mode::Shared]).unwrap(),
+            };
+            let wait = *rng.pick(&[Wait::For(10), Wait::For(20), Wait::Forever]).unwrap();
+            LockOp::Acquire(AcquireOp { claim, mode, wait, value: Bytes::new() })
+        }
+    };
+    Some(Op::Lock(op))
+}
+
+/// Any operation; one in six is an expiry, one in four fits the locks, if there is what to do.
 pub(crate) fn op_on(rng: &mut Rng, revision: Revision, machine: &ShardMachine) -> Op {
-    let expiry = if rng.chance(1, 6) { expiry(rng, machine) } else { None };
-    expiry.unwrap_or_else(|| op(rng, revision))
+    let chosen = match rng.below(12) {
+        0 | 1 => expiry(rng, machine),
+        2..=4 => fitting(rng, machine),
+        _ => None,
+    };
+    chosen.unwrap_or_else(|| op(rng, revision))
 }
 
 fn guarded(rng: &mut Rng, revision: Revision) -> GuardedOp {
