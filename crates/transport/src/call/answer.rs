@@ -2,11 +2,18 @@
 
 use std::time::Duration;
 
-use atoll_base::{Code, Epoch, Failure, Happened, LogIndex, NodeId, Revision, ShardId, Term};
+use atoll_base::{Code, Epoch, Failure, LeaseId, LogIndex, NodeId, Revision, ShardId, Term};
 use atoll_coord::{Answer, AnswerBody, FollowerStatus, ReplicaStatus};
-use atoll_machine::Reply;
+use atoll_machine::{LockReply, Reply};
 use atoll_wire::v1 as pb;
 
+use super::lease::{
+    decode_ended, decode_granted, decode_kept_alive, decode_lease_status, encode_kept_alive,
+    encode_lease_status,
+};
+use super::lock::{
+    decode_acquired, decode_lock_info, decode_observed, encode_lock_info, encode_observed,
+};
 use super::op::{decode_delete_reply, decode_put_reply, decode_txn_reply, encode_reply};
 use super::read::{decode_key_value, decode_page, encode_page, key_value, millis};
 use super::request::{decode_member, encode_member};
@@ -45,14 +52,13 @@ fn encode_body(body: AnswerBody) -> Result<pb::answer::Body, Failure> {
             Body::Watch(pb::WatchResponse { compacted: compacted.0, ..Default::default() })
         }
         AnswerBody::WatchCancelled => Body::Cancel(pb::CancelResponse {}),
-        AnswerBody::KeptAlive(_)
-        | AnswerBody::Lease(_)
-        | AnswerBody::Leases(_)
-        | AnswerBody::Lock(_)
-        | AnswerBody::Observed(_) => {
-            let text = "leases and locks have no form on this surface yet";
-            return Err(Failure::new(Code::Unsupported, text).with_happened(Happened::Yes));
-        }
+        AnswerBody::KeptAlive(kept) => Body::KeepAlive(encode_kept_alive(kept)),
+        AnswerBody::Lease(status) => Body::LeaseShow(encode_lease_status(status)),
+        AnswerBody::Leases(leases) => Body::LeaseList(pb::LeaseListResponse {
+            leases: leases.into_iter().map(|id| id.0).collect(),
+        }),
+        AnswerBody::Lock(info) => Body::Lock(encode_lock_info(info)),
+        AnswerBody::Observed(leadership) => Body::Observe(encode_observed(leadership)),
         AnswerBody::Transferred => Body::Transfer(pb::TransferResponse {}),
         AnswerBody::Members { epoch, index } => {
             Body::Members(pb::MembersResponse { epoch: epoch.0, index: index.0 })
@@ -106,6 +112,15 @@ fn decode_body(id: u64, body: Option<pb::answer::Body>) -> Result<AnswerBody, Fa
             AnswerBody::Members { epoch: Epoch(members.epoch), index: LogIndex(members.index) }
         }
         Body::Retire(pb::RetireResponse {}) => AnswerBody::Retired,
+        Body::LeaseGrant(granted) => AnswerBody::Command(decode_granted(&granted)),
+        Body::LeaseRevoke(ended) => AnswerBody::Command(decode_ended(&ended)),
+        Body::KeepAlive(kept) => decode_kept_alive(kept),
+        Body::LeaseShow(status) => decode_lease_status(status),
+        Body::LeaseList(list) => AnswerBody::Leases(list.leases.into_iter().map(LeaseId).collect()),
+        Body::Acquire(acquired) => AnswerBody::Command(decode_acquired(acquired)?),
+        Body::LockDone(pb::LockDone {}) => AnswerBody::Command(Reply::Lock(LockReply::Done)),
+        Body::Lock(info) => decode_lock_info(info)?,
+        Body::Observe(news) => decode_observed(news)?,
         Body::Status(status) => AnswerBody::Status(decode_status(status)?),
     })
 }

@@ -6,12 +6,22 @@
 //! clocks differ, and stand as points on the receiver's clock.
 
 mod answer;
+mod lease;
+mod lock;
 mod op;
 mod read;
 mod request;
 mod watch;
 
 pub use answer::{decode_answer, encode_answer, encode_status};
+pub use lease::{
+    decode_keep_alive, decode_lease_grant, decode_lease_revoke, encode_kept_alive,
+    encode_lease_status,
+};
+pub use lock::{
+    decode_acquire, decode_cancel, decode_proclaim, decode_release, decode_set_semaphore,
+    encode_lock_info, encode_observed, guarded,
+};
 pub use op::{command_id, decode_delete, decode_put, decode_txn, encode_reply};
 pub use read::{decode_range, encode_page, key_value, range_end};
 pub use request::{decode_call, encode_call, encode_member};

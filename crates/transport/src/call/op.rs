@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use atoll_base::{ClientId, Code, Failure, Happened, Revision, Sequence, ShardId};
+use atoll_base::{ClientId, Code, Failure, Revision, Sequence, ShardId};
 use atoll_coord::Consistency;
 use atoll_machine::{
     CommandId, Compare, CompareTarget, DeleteOp, PutOp, Relation, Reply, TxnOp, TxnResult, TxnStep,
 };
 use atoll_wire::v1 as pb;
 
+use super::lease::encode_lease_reply;
+use super::lock::encode_lock_reply;
 use super::malformed;
 use super::read::{
     decode_key_value, decode_page, decode_range, encode_end, encode_page, encode_range, key_value,
@@ -41,6 +43,7 @@ pub(super) fn encode_put(op: PutOp) -> pb::PutRequest {
         ignore_value: op.ignore_value,
         ignore_lease: op.ignore_lease,
         id: None,
+        guards: Vec::new(),
     }
 }
 
@@ -57,6 +60,7 @@ pub(super) fn encode_delete(op: DeleteOp) -> pb::DeleteRequest {
         end: encode_end(op.end),
         prev_kv: op.prev_kv,
         id: None,
+        guards: Vec::new(),
     }
 }
 
@@ -87,6 +91,16 @@ fn decode_nested(wire: pb::TxnRequest, depth: usize) -> Result<TxnOp, Failure> {
 
 fn decode_step(wire: pb::TxnStep, depth: usize) -> Result<TxnStep, Failure> {
     use pb::txn_step::Step;
+    let guards = match &wire.step {
+        Some(Step::Put(put)) => &put.guards[..],
+        Some(Step::Delete(delete)) => &delete.guards,
+        Some(Step::Txn(txn)) => &txn.guards,
+        Some(Step::Range(_)) | None => &[],
+    };
+    // To pass over a guard would be to let through what it is there to stop.
+    if !guards.is_empty() {
+        return Err(malformed("transaction refused: a step has guards of its own"));
+    }
     match wire.step {
         Some(Step::Put(put)) => Ok(TxnStep::Put(decode_put(put))),
         Some(Step::Delete(delete)) => Ok(TxnStep::Delete(decode_delete(delete))),
@@ -133,6 +147,7 @@ pub(super) fn encode_txn(op: TxnOp) -> pb::TxnRequest {
         then: op.then.into_iter().map(encode_step).collect(),
         otherwise: op.otherwise.into_iter().map(encode_step).collect(),
         id: None,
+        guards: Vec::new(),
     }
 }
 
@@ -218,10 +233,8 @@ pub fn encode_reply(reply: Reply) -> Result<pb::answer::Body, Failure> {
                 format!("the expiry of {count} sessions was answered to a client"),
             ));
         }
-        Reply::Lease(_) | Reply::Lock(_) => {
-            let text = "leases and locks have no form on this surface yet";
-            return Err(Failure::new(Code::Unsupported, text).with_happened(Happened::Yes));
-        }
+        Reply::Lease(reply) => encode_lease_reply(reply),
+        Reply::Lock(reply) => encode_lock_reply(reply)?,
         Reply::Failed(failure) => return Err(failure),
     })
 }

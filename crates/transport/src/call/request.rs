@@ -4,10 +4,18 @@ use std::time::Duration;
 
 use atoll_base::{Code, Epoch, Failure, LogIndex, NodeId, ShardId, Time};
 use atoll_coord::{Origin, Request, RequestBody};
-use atoll_machine::{Command, CommandId, Op};
+use atoll_machine::{Command, CommandId, GuardedOp, LockOp, Op};
 use atoll_raft::{Member, Role};
 use atoll_wire::v1 as pb;
 
+use super::lease::{
+    decode_keep_alive, decode_lease_grant, decode_lease_revoke, decode_list, decode_show,
+    encode_keep_alive, encode_lease_op, encode_list, encode_show,
+};
+use super::lock::{
+    decode_acquire, decode_cancel, decode_lock, decode_observe, decode_proclaim, decode_release,
+    decode_set_semaphore, encode_guards, encode_lock, encode_lock_op, encode_observe, guarded,
+};
 use super::malformed;
 use super::op::{
     command_id, decode_delete, decode_put, decode_txn, encode_delete, encode_id, encode_put,
@@ -49,9 +57,18 @@ fn decode_body(body: pb::call::Body) -> Result<RequestBody, Failure> {
         RequestBody::Command(Command { id: id.map(command_id), op })
     };
     Ok(match body {
-        Body::Put(mut put) => command(put.id.take(), Op::Put(decode_put(put))),
-        Body::Delete(mut delete) => command(delete.id.take(), Op::Delete(decode_delete(delete))),
-        Body::Txn(mut txn) => command(txn.id.take(), Op::Txn(decode_txn(txn)?)),
+        Body::Put(mut put) => {
+            let (id, guards) = (put.id.take(), std::mem::take(&mut put.guards));
+            command(id, guarded(guards, Op::Put(decode_put(put)))?)
+        }
+        Body::Delete(mut delete) => {
+            let (id, guards) = (delete.id.take(), std::mem::take(&mut delete.guards));
+            command(id, guarded(guards, Op::Delete(decode_delete(delete)))?)
+        }
+        Body::Txn(mut txn) => {
+            let (id, guards) = (txn.id.take(), std::mem::take(&mut txn.guards));
+            command(id, guarded(guards, Op::Txn(decode_txn(txn)?))?)
+        }
         Body::Compact(compact) => {
             command(compact.id, Op::Compact { revision: atoll_base::Revision(compact.revision) })
         }
@@ -74,6 +91,26 @@ fn decode_body(body: pb::call::Body) -> Result<RequestBody, Failure> {
             RequestBody::Retire { epoch: Epoch(retire.epoch), index: LogIndex(retire.index) }
         }
         Body::Status(pb::StatusRequest {}) => RequestBody::Status,
+        Body::LeaseGrant(grant) => command(grant.id, Op::Lease(decode_lease_grant(&grant))),
+        Body::LeaseRevoke(revoke) => command(revoke.id, Op::Lease(decode_lease_revoke(&revoke)?)),
+        Body::KeepAlive(alive) => RequestBody::KeepAlive { leases: decode_keep_alive(alive)? },
+        Body::LeaseShow(show) => decode_show(&show)?,
+        Body::LeaseList(list) => decode_list(&list),
+        Body::Acquire(mut acquire) => {
+            command(acquire.id.take(), Op::Lock(LockOp::Acquire(decode_acquire(acquire)?)))
+        }
+        Body::Release(mut release) => {
+            command(release.id.take(), Op::Lock(decode_release(release)?))
+        }
+        Body::CancelAcquire(mut cancel) => {
+            command(cancel.id.take(), Op::Lock(decode_cancel(cancel)?))
+        }
+        Body::SetSemaphore(mut set) => command(set.id.take(), Op::Lock(decode_set_semaphore(set))),
+        Body::Proclaim(mut proclaim) => {
+            command(proclaim.id.take(), Op::Lock(decode_proclaim(proclaim)?))
+        }
+        Body::Lock(lock) => decode_lock(lock),
+        Body::Observe(observe) => decode_observe(observe),
     })
 }
 
@@ -149,14 +186,11 @@ fn encode_body(body: RequestBody) -> Result<pb::call::Body, Failure> {
                 format!("credit for watch {watch} is given by the node that sends its events"),
             ));
         }
-        RequestBody::KeepAlive { .. }
-        | RequestBody::Lease { .. }
-        | RequestBody::Leases { .. }
-        | RequestBody::Lock { .. }
-        | RequestBody::Observe { .. } => {
-            let text = "leases and locks have no form on this surface yet";
-            return Err(Failure::new(Code::Unsupported, text));
-        }
+        RequestBody::KeepAlive { leases } => encode_keep_alive(leases),
+        RequestBody::Lease { id, keys } => encode_show(id, keys),
+        RequestBody::Leases { after, limit } => encode_list(after, limit),
+        RequestBody::Lock { lock } => encode_lock(lock),
+        RequestBody::Observe { lock } => encode_observe(lock),
         RequestBody::Transfer(to) => Body::Transfer(pb::TransferRequest { to: to.0 }),
         RequestBody::Members(members) => Body::Members(pb::MembersRequest {
             members: members.into_iter().map(encode_member).collect(),
@@ -170,21 +204,32 @@ fn encode_body(body: RequestBody) -> Result<pb::call::Body, Failure> {
 
 fn encode_op(id: Option<CommandId>, op: Op) -> Result<pb::call::Body, Failure> {
     use pb::call::Body;
-    let id = id.map(encode_id);
+    let (guards, op) = match op {
+        Op::Guarded(GuardedOp { guards, op }) => (guards, *op),
+        op => (Vec::new(), op),
+    };
+    let writes = matches!(op, Op::Put(_) | Op::Delete(_) | Op::Txn(_));
+    if !guards.is_empty() && !writes {
+        let text = "guards are for puts, deletes and transactions";
+        return Err(Failure::new(Code::Unsupported, text));
+    }
+    let (name, guards) = (id.map(encode_id), encode_guards(guards));
     Ok(match op {
-        Op::Put(put) => Body::Put(pb::PutRequest { id, ..encode_put(put) }),
-        Op::Delete(delete) => Body::Delete(pb::DeleteRequest { id, ..encode_delete(delete) }),
-        Op::Txn(txn) => Body::Txn(pb::TxnRequest { id, ..encode_txn(txn) }),
-        Op::Compact { revision } => Body::Compact(pb::CompactRequest { revision: revision.0, id }),
-        Op::ExpireSessions { .. } => {
-            return Err(Failure::new(
-                Code::Unsupported,
-                "sessions are expired by a shard's leader, not by clients",
-            ));
+        Op::Put(put) => Body::Put(pb::PutRequest { id: name, guards, ..encode_put(put) }),
+        Op::Delete(delete) => {
+            Body::Delete(pb::DeleteRequest { id: name, guards, ..encode_delete(delete) })
         }
-        Op::Lease(_) | Op::Lock(_) | Op::Guarded(_) => {
-            let text = "leases, locks and guards have no form on this surface yet";
-            return Err(Failure::new(Code::Unsupported, text));
+        Op::Txn(txn) => Body::Txn(pb::TxnRequest { id: name, guards, ..encode_txn(txn) }),
+        Op::Compact { revision } => {
+            Body::Compact(pb::CompactRequest { revision: revision.0, id: name })
         }
+        Op::Lease(op) => encode_lease_op(id, &op).ok_or_else(leaders_own)?,
+        Op::Lock(op) => encode_lock_op(id, op).ok_or_else(leaders_own)?,
+        Op::ExpireSessions { .. } | Op::Guarded(_) => return Err(leaders_own()),
     })
+}
+
+fn leaders_own() -> Failure {
+    let text = "what runs out, and from where tokens grow, is said by a shard's leader alone";
+    Failure::new(Code::Unsupported, text)
 }

@@ -5,8 +5,8 @@ use atoll_base::{
     Term, Time,
 };
 use atoll_coord::{
-    Answer, AnswerBody, Consistency, FollowerStatus, Origin, ReplicaStatus, Request, RequestBody,
-    Told, WatchEvents, WatchSpec,
+    Answer, AnswerBody, Consistency, FollowerStatus, KeptAlive, LeaseStatus, Origin, ReplicaStatus,
+    Request, RequestBody, Told, WatchEvents, WatchSpec,
 };
 use atoll_machine::*;
 use atoll_raft::{Member, Role};
@@ -102,6 +102,111 @@ fn bodies() -> Vec<RequestBody> {
         ]),
         RequestBody::Status,
     ]
+    .into_iter()
+    .chain(coordination())
+    .collect()
+}
+
+fn coordination() -> Vec<RequestBody> {
+    let claim = || Claim { lock: "m".into(), session: LeaseId(7), request: 3 };
+    let acquire = |mode, wait| {
+        let value = "here".into();
+        command(Op::Lock(LockOp::Acquire(AcquireOp { claim: claim(), mode, wait, value })))
+    };
+    let (lock, session, token) = (Bytes::from("m"), LeaseId(7), Token(12));
+    let guarded = |op| {
+        let keyspace = atoll_base::KeyspaceId(4);
+        let guards = vec![Guard { keyspace, lock: "m".into(), token }];
+        command(Op::Guarded(GuardedOp { guards, op: Box::new(op) }))
+    };
+    let delete = DeleteOp { key: "k".into(), end: KeyEnd::ToEnd, prev_kv: true };
+    vec![
+        command(Op::Lease(LeaseOp::Grant {
+            id: Some(LeaseId(9)),
+            ttl_ms: 5000,
+            lock_delay_ms: 15_000,
+        })),
+        command(Op::Lease(LeaseOp::Grant { id: None, ttl_ms: 1, lock_delay_ms: 0 })),
+        command(Op::Lease(LeaseOp::Revoke { id: LeaseId(9) })),
+        RequestBody::KeepAlive { leases: vec![LeaseId(9), LeaseId(2)] },
+        RequestBody::Lease { id: LeaseId(9), keys: Told::Yes },
+        RequestBody::Leases { after: Some(LeaseId(2)), limit: 10 },
+        RequestBody::Leases { after: None, limit: usize::MAX },
+        acquire(Mode::Exclusive, Wait::No),
+        acquire(Mode::Shared, Wait::For(20)),
+        acquire(Mode::Permits(3), Wait::Forever),
+        command(Op::Lock(LockOp::Release { lock: lock.clone(), session, token })),
+        command(Op::Lock(LockOp::Cancel(claim()))),
+        command(Op::Lock(LockOp::SetSemaphore { lock: lock.clone(), limit: 4 })),
+        command(Op::Lock(LockOp::Proclaim {
+            lock: lock.clone(),
+            session,
+            token,
+            value: "there".into(),
+        })),
+        RequestBody::Lock { lock: lock.clone() },
+        RequestBody::Observe { lock },
+        guarded(Op::Put(put("k"))),
+        guarded(Op::Delete(delete)),
+        guarded(Op::Txn(txn())),
+    ]
+}
+
+/// What would not be readable in the log, or would be passed over, is refused at the door.
+#[test]
+fn what_names_nobody_is_refused() {
+    let bad = [
+        pb::call::Body::LeaseRevoke(pb::LeaseRevokeRequest::default()),
+        pb::call::Body::KeepAlive(pb::KeepAliveRequest {
+            leases: vec![1, 0],
+            ..Default::default()
+        }),
+        pb::call::Body::Acquire(pb::AcquireRequest { lock: "m".into(), ..Default::default() }),
+        pb::call::Body::Release(pb::ReleaseRequest { lock: "m".into(), ..Default::default() }),
+        pb::call::Body::CancelAcquire(pb::CancelAcquireRequest::default()),
+        pb::call::Body::Proclaim(pb::ProclaimRequest::default()),
+        pb::call::Body::Put(pb::PutRequest {
+            guards: vec![pb::Guard { lock: "m".into(), token: 1, ..Default::default() }],
+            ..Default::default()
+        }),
+        pb::call::Body::Txn(pb::TxnRequest {
+            then: vec![pb::TxnStep {
+                step: Some(pb::txn_step::Step::Put(pb::PutRequest {
+                    guards: vec![pb::Guard { keyspace_id: 2, ..Default::default() }],
+                    ..Default::default()
+                })),
+            }],
+            ..Default::default()
+        }),
+    ];
+    for body in bad {
+        let call = pb::Call { id: 1, shard: 1, body: Some(body), ..Default::default() };
+        let failure = decode_call(call, Origin(1), Time::ZERO).unwrap_err();
+        assert_eq!(failure.code, Code::InvalidArgument, "{failure}");
+    }
+}
+
+/// What only a leader may say has no wire form.
+#[test]
+fn what_runs_out_is_not_for_clients() {
+    let (lock, term) = (Bytes::from("m"), Term(1));
+    let own = [
+        Op::Lease(LeaseOp::Expire { id: LeaseId(1), birth: 2, term }),
+        Op::Lock(LockOp::ExpireWait { lock: lock.clone(), place: 1, term }),
+        Op::Lock(LockOp::EndDelay { lock, number: 1, term }),
+        Op::Lock(LockOp::RaiseFence { floor: Token(9) }),
+    ];
+    for op in own {
+        let request = Request {
+            origin: Origin(1),
+            id: 1,
+            shard: ShardId(3),
+            epoch: Epoch(2),
+            deadline: Time::from_millis(5),
+            body: command(op),
+        };
+        assert_eq!(encode_call(request, Time::ZERO).unwrap_err().code, Code::Unsupported);
+    }
 }
 
 #[test]
@@ -214,6 +319,49 @@ fn answers() -> Vec<AnswerBody> {
         AnswerBody::Members { epoch: Epoch(4), index: LogIndex(9) },
         AnswerBody::Retired,
         AnswerBody::Status(status()),
+    ]
+    .into_iter()
+    .chain(coordinated())
+    .collect()
+}
+
+fn coordinated() -> Vec<AnswerBody> {
+    let busy = Busy {
+        holders: vec![LockHolder { session: LeaseId(2), token: Token(3), mode: Mode::Permits(2) }],
+        held: 1,
+        waiting: 4,
+    };
+    let leadership = Leadership { session: LeaseId(2), token: Token(3), value: "me".into() };
+    let info = LockInfo {
+        busy: busy.clone(),
+        leadership: Some(leadership.clone()),
+        limit: Some(0),
+        delay_ms: Some(15_000),
+    };
+    let lease = |reply| AnswerBody::Command(Reply::Lease(reply));
+    let lock = |reply| AnswerBody::Command(Reply::Lock(reply));
+    vec![
+        lease(LeaseReply::Granted { id: LeaseId(9), ttl_ms: 2000 }),
+        lease(LeaseReply::Ended { revision: Revision(8), deleted: 3 }),
+        lock(LockReply::Acquired { token: Token(12) }),
+        lock(LockReply::Busy(busy)),
+        lock(LockReply::Done),
+        AnswerBody::KeptAlive(vec![
+            KeptAlive { id: LeaseId(1), ttl: None },
+            KeptAlive { id: LeaseId(2), ttl: Some(Duration::from_secs(5)) },
+        ]),
+        AnswerBody::Lease(LeaseStatus {
+            id: LeaseId(2),
+            ttl: Duration::from_secs(5),
+            left: Duration::from_millis(1),
+            attached: 2,
+            keys: vec!["a".into()],
+        }),
+        AnswerBody::Leases(vec![LeaseId(1), LeaseId(5)]),
+        AnswerBody::Lock(None),
+        AnswerBody::Lock(Some(info)),
+        AnswerBody::Observed(None),
+        AnswerBody::Observed(Some(leadership)),
     ]
 }
 
