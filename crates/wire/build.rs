@@ -9,8 +9,16 @@ use prost::Message;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let descriptors =
-        protox::compile(["atoll/v1/atoll.proto", "atoll/peer/v1/peer.proto"], ["proto"])?;
+    let descriptors = protox::compile(
+        [
+            "atoll/v1/atoll.proto",
+            "atoll/peer/v1/peer.proto",
+            "etcd/rpc.proto",
+            "etcd/lock.proto",
+            "etcd/election.proto",
+        ],
+        ["proto"],
+    )?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
     let mut config = prost_build::Config::new();

@@ -46,6 +46,7 @@ mod batch;
 mod call;
 mod client;
 mod follow;
+mod gateway;
 mod ids;
 mod keys;
 mod keyspace;

@@ -255,7 +255,7 @@ impl Scan {
     ) -> Result<(RangePage, Duration), Failure> {
         let body = RequestBody::Range { query, consistency: self.consistency };
         match self.keyspace.inner().read(Where::Shard(shard), body, deadline).await? {
-            (_, AnswerBody::Range { page, staleness }) => Ok((page, staleness)),
+            (_, AnswerBody::Range { page, staleness, .. }) => Ok((page, staleness)),
             (_, other) => Err(unexpected("a range", &other)),
         }
     }

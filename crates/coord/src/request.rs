@@ -196,6 +196,8 @@ pub enum AnswerBody {
     Range {
         /// The page.
         page: RangePage,
+        /// The shard's newest revision, also where an older one was read.
+        newest: Revision,
         /// An upper bound of the answer's age; zero for linearizable reads.
         staleness: Duration,
     },
@@ -289,6 +291,8 @@ pub struct ReplicaStatus {
     pub applied_index: LogIndex,
     /// The shard's revision.
     pub revision: Revision,
+    /// The oldest revision that can be read.
+    pub compacted: Revision,
     /// The members in force.
     pub members: Vec<Member>,
     /// On the leader: what it waits for on the way to the members that the catalog names; empty

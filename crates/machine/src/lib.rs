@@ -43,6 +43,7 @@ pub mod machine;
 mod overlay;
 pub mod query;
 mod record;
+pub mod refusal;
 pub mod reply;
 mod reply_codec;
 mod session;

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use atoll_base::{Code, Failure, LeaseId, LogIndex, Term, Time};
 use atoll_coord::{AnswerBody, KeptAlive, LeaseStatus, Told};
+use atoll_machine::refusal::LEASE_NOT_FOUND;
 use atoll_machine::{BatchWriter, Command, Effect, LeaseOp, LockOp, Op, ShardMachine};
 use bytes::Bytes;
 
@@ -282,7 +283,7 @@ impl Leases {
         turn: &Turn,
     ) -> Result<LeaseStatus, Failure> {
         let Some(lease) = machine.lease(id) else {
-            let text = format!("requested lease not found: lease {id}");
+            let text = format!("{LEASE_NOT_FOUND}: lease {id}");
             return Err(Failure::new(Code::NotFound, text));
         };
         let at = self.timer_of(id, machine).and_then(|(_, timer)| timer.at);

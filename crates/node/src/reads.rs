@@ -151,7 +151,7 @@ pub(crate) fn read(
         What::Range(query) => {
             let view = engine.view();
             let page = machine.range(view.as_ref(), &query)?;
-            Ok(AnswerBody::Range { page, staleness })
+            Ok(AnswerBody::Range { page, newest: machine.revision(), staleness })
         }
         What::Coordination(question) => leases.answer(ask, question, machine, turn),
     }

@@ -262,6 +262,7 @@ impl Replica {
             commit_index: core.commit(),
             applied_index: self.applied,
             revision: self.machine().map_or(atoll_base::Revision::ZERO, |m| m.revision()),
+            compacted: self.machine().map_or(atoll_base::Revision::ZERO, |m| m.compact_revision()),
             members: members.map(|(node, role)| Member { node: *node, role: *role }).collect(),
             waits_for: self.members.waits_for().to_owned(),
             progress: progress.collect(),

@@ -1,5 +1,5 @@
-//! The protobuf schema: what travels between clients and nodes ([`v1`]) and between nodes
-//! ([`peer_v1`], converted by [`peer`]).
+//! The protobuf schema: what travels between clients and nodes ([`v1`]), between nodes
+//! ([`peer_v1`], converted by [`peer`]), and between etcd's clients and nodes ([`etcd`]).
 //!
 //! Messages only; the services' stubs need an async runtime and live in the transport. Every
 //! `bytes` field is a [`bytes::Bytes`], so decoding from a shared buffer copies no value.
@@ -32,6 +32,31 @@ pub mod v1 {
 )]
 pub mod peer_v1 {
     include!(concat!(env!("OUT_DIR"), "/atoll.peer.v1.rs"));
+}
+
+/// etcd's client API, as generated from `proto/etcd`: etcd's packages, messages and field numbers,
+/// declared by us from what its documentation says of the wire.
+pub mod etcd {
+    /// Package `mvccpb`: keys and events.
+    #[allow(missing_docs, clippy::all, clippy::pedantic, rustdoc::all, reason = "generated")]
+    pub mod mvccpb {
+        include!(concat!(env!("OUT_DIR"), "/mvccpb.rs"));
+    }
+    /// Package `etcdserverpb`: everything but locks and elections.
+    #[allow(missing_docs, clippy::all, clippy::pedantic, rustdoc::all, reason = "generated")]
+    pub mod etcdserverpb {
+        include!(concat!(env!("OUT_DIR"), "/etcdserverpb.rs"));
+    }
+    /// Package `v3lockpb`: locks.
+    #[allow(missing_docs, clippy::all, clippy::pedantic, rustdoc::all, reason = "generated")]
+    pub mod v3lockpb {
+        include!(concat!(env!("OUT_DIR"), "/v3lockpb.rs"));
+    }
+    /// Package `v3electionpb`: elections.
+    #[allow(missing_docs, clippy::all, clippy::pedantic, rustdoc::all, reason = "generated")]
+    pub mod v3electionpb {
+        include!(concat!(env!("OUT_DIR"), "/v3electionpb.rs"));
+    }
 }
 
 /// The schema itself, an encoded `google.protobuf.FileDescriptorSet`, for gRPC reflection.

@@ -358,7 +358,7 @@ impl State {
             }
             RequestBody::Range { query, .. } => {
                 let page = machine.range(&*self.engine.view(), &query)?;
-                Ok(AnswerBody::Range { page, staleness })
+                Ok(AnswerBody::Range { page, newest: machine.revision(), staleness })
             }
             RequestBody::CancelWatch { watch } => {
                 let wanted = (node, origin, watch);

@@ -14,6 +14,7 @@ use crate::command::{Compare, CompareTarget, TxnOp, TxnStep};
 use crate::error::MachineError;
 use crate::query::KeyEnd;
 use crate::record::Record;
+use crate::refusal::DUPLICATE_KEY;
 use crate::reply::{Reply, TxnResult};
 
 /// The side of a transaction that is done.
@@ -213,7 +214,7 @@ fn touched(steps: &[TxnStep]) -> Result<Touched<'_>, Stop> {
             || meets(&one.puts, &all.deletes)
             || meets(&all.puts, &one.deletes);
         if is_twice {
-            return refuse(Code::InvalidArgument, "duplicate key given in txn request");
+            return refuse(Code::InvalidArgument, DUPLICATE_KEY);
         }
         all.puts.append(&mut one.puts);
         all.deletes.append(&mut one.deletes);

@@ -17,6 +17,7 @@ use crate::lock::Marks;
 use crate::overlay::{Overlay, Reads};
 use crate::query::KeyEnd;
 use crate::record::{KeyValue, Record, TOMBSTONE_BYTES};
+use crate::refusal;
 use crate::reply::Reply;
 use crate::state::State;
 
@@ -297,7 +298,7 @@ impl<'a> KvBatch<'a> {
 /// A put that keeps what is there needs something there.
 pub(super) fn check_ignores(put: &PutOp, old: Option<&Record>) -> Result<(), Failure> {
     if (put.ignore_value || put.ignore_lease) && old.is_none() {
-        return Err(Failure::new(Code::NotFound, "key not found"));
+        return Err(Failure::new(Code::NotFound, refusal::KEY_NOT_FOUND));
     }
     Ok(())
 }

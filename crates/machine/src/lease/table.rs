@@ -11,6 +11,7 @@ use crate::counters::Counters;
 use crate::keys::{self, Scope};
 use crate::limits::MachineLimits;
 use crate::overlay::Overlay;
+use crate::refusal::LEASE_NOT_FOUND;
 
 const VERSION: u8 = 1;
 
@@ -58,9 +59,8 @@ impl LeaseTable {
     }
 
     pub(crate) fn check_lives(&self, id: LeaseId) -> Result<&Lease, Failure> {
-        self.get(id).ok_or_else(|| {
-            Failure::new(Code::NotFound, format!("requested lease not found: lease {id}"))
-        })
+        self.get(id)
+            .ok_or_else(|| Failure::new(Code::NotFound, format!("{LEASE_NOT_FOUND}: lease {id}")))
     }
 
     /// Makes a lease.

@@ -42,6 +42,9 @@ pub(crate) struct NodeConfig {
     pub(crate) disk_reserve_bytes: u64,
     pub(crate) history_revisions: u64,
     pub(crate) shutdown_timeout: Duration,
+    pub(crate) etcd_keyspace: String,
+    pub(crate) etcd_request_bytes_max: usize,
+    pub(crate) etcd_txn_ops_max: usize,
 }
 
 impl NodeConfig {
@@ -406,6 +409,38 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Revisions of history kept per shard where its keyspace does not say.",
         |c, v| {
             c.history_revisions = value::number(v, 1, u64::MAX)?;
+            Ok(())
+        },
+    ),
+    setting(
+        "etcd_keyspace",
+        Some("etcd"),
+        "a keyspace's name",
+        "What clients of etcd read and write that name no other keyspace. It is made when it is \
+         first used, with one shard.",
+        |c, v| {
+            atoll_coord::plan::validate_name(v).map_err(|f| f.message)?;
+            v.clone_into(&mut c.etcd_keyspace);
+            Ok(())
+        },
+    ),
+    setting(
+        "etcd_request_bytes_max",
+        Some("1536KiB"),
+        "64KiB to 8MiB",
+        "The largest change that a client of etcd may ask for.",
+        |c, v| {
+            c.etcd_request_bytes_max = sized(v, 64 * KIB, 8 * MIB)? as usize;
+            Ok(())
+        },
+    ),
+    setting(
+        "etcd_txn_ops_max",
+        Some("128"),
+        "1 to 1024",
+        "Conditions, or operations of one side, that a transaction of a client of etcd may have.",
+        |c, v| {
+            c.etcd_txn_ops_max = value::number(v, 1, 1024)? as usize;
             Ok(())
         },
     ),

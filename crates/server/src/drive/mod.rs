@@ -69,5 +69,5 @@ mod threads;
 mod work;
 
 pub(crate) use catalog::Readiness;
-pub(crate) use hub::Hub;
+pub(crate) use hub::{Caller, Hub};
 pub(crate) use node::{Node, StartError};

@@ -12,11 +12,13 @@ use atoll_transport::stub::v1::session_server::SessionServer;
 use atoll_transport::{AcceptLimits, accept};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::admin::Admin;
 use super::announce::announce;
+use super::etcd::Etcd;
 use super::kv::Kv;
 use super::port::NodePort;
 use super::session::Sessions;
@@ -60,11 +62,12 @@ pub(super) async fn serve(
         }
     };
     let announcing = tokio::spawn(announce(config.clone(), hub.clone(), client.clone()));
+    let etcd = Etcd::new(&config, hub.clone(), client.clone());
     let (kv, admin) = (Kv { client: client.clone() }, Admin { hub: hub.clone(), client });
     let health_task = tokio::spawn(tell_health(hub, reporter, stop.clone()));
     let bytes_max = config.message_bytes_max;
-    let router = limits
-        .server()
+    let mut routes = Routes::builder();
+    routes
         .add_service(
             SessionServer::new(sessions)
                 .max_decoding_message_size(bytes_max)
@@ -78,6 +81,8 @@ pub(super) async fn serve(
         .add_service(AdminServer::new(admin).max_decoding_message_size(bytes_max))
         .add_service(health)
         .add_service(reflection);
+    etcd.add_to(&mut routes);
+    let router = limits.server().add_routes(routes.routes());
     let accept_limits =
         AcceptLimits { connections_max: config.connections_max, ..AcceptLimits::default() };
     let incoming = accept(listener, accept_limits);

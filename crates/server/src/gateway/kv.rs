@@ -23,6 +23,8 @@ use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::request_timeout;
+
 /// Answers of a stream that wait for the network.
 const STREAM_QUEUE: usize = 4;
 /// The longest that a call may take, whatever its caller allows.
@@ -43,27 +45,11 @@ impl Kv {
     fn keyspace<T>(&self, request: &Request<T>, name: &str) -> Keyspace {
         let name = if name.is_empty() { "default" } else { name };
         let keyspace = self.client.keyspace(name);
-        match timeout(request) {
+        match request_timeout(request) {
             Some(timeout) => keyspace.with_timeout(timeout.min(TIMEOUT_MAX)),
             None => keyspace,
         }
     }
-}
-
-/// The header `grpc-timeout`: digits and a unit.
-fn timeout<T>(request: &Request<T>) -> Option<Duration> {
-    let text = request.metadata().get("grpc-timeout")?.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let n: u64 = digits.parse().ok()?;
-    Some(match unit {
-        "H" => Duration::from_secs(n.saturating_mul(3600)),
-        "M" => Duration::from_secs(n.saturating_mul(60)),
-        "S" => Duration::from_secs(n),
-        "m" => Duration::from_millis(n),
-        "u" => Duration::from_micros(n),
-        "n" => Duration::from_nanos(n),
-        _ => return None,
-    })
 }
 
 fn refused(failure: Failure) -> Status {

@@ -39,9 +39,10 @@ fn encode_body(body: AnswerBody) -> Result<pb::answer::Body, Failure> {
             revision: revision.0,
             staleness_ms: millis(staleness),
         }),
-        AnswerBody::Range { page, staleness } => {
-            Body::Range(encode_page(page, staleness, ShardId(0)))
-        }
+        AnswerBody::Range { page, newest, staleness } => Body::Range(pb::RangeResponse {
+            newest: newest.0,
+            ..encode_page(page, staleness, ShardId(0))
+        }),
         AnswerBody::WatchStarted { from } => Body::Watch(pb::WatchResponse {
             started: true,
             through_revision: from.prev().0,
@@ -96,6 +97,8 @@ fn decode_body(id: u64, body: Option<pb::answer::Body>) -> Result<AnswerBody, Fa
             staleness: Duration::from_millis(get.staleness_ms),
         },
         Body::Range(range) => AnswerBody::Range {
+            // A node of an older build says nothing of it; what was read is the best known then.
+            newest: Revision(range.newest.max(range.revision)),
             staleness: Duration::from_millis(range.staleness_ms),
             page: decode_page(range),
         },
@@ -151,6 +154,7 @@ pub fn encode_status(status: ReplicaStatus) -> pb::StatusResponse {
             .collect(),
         state: status.state.to_owned(),
         waits_for: status.waits_for,
+        compact_revision: status.compacted.0,
     }
 }
 
@@ -168,6 +172,7 @@ fn decode_status(wire: pb::StatusResponse) -> Result<ReplicaStatus, Failure> {
         commit_index: LogIndex(wire.commit_index),
         applied_index: LogIndex(wire.applied_index),
         revision: Revision(wire.revision),
+        compacted: Revision(wire.compact_revision),
         members: wire.members.into_iter().map(decode_member).collect::<Result<_, _>>()?,
         progress: wire
             .progress

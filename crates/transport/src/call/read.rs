@@ -142,6 +142,7 @@ pub fn encode_page(page: RangePage, staleness: Duration, shard: ShardId) -> pb::
         revision: page.revision.0,
         staleness_ms: millis(staleness),
         shard: shard.0,
+        newest: 0,
     }
 }
 

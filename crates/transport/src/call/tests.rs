@@ -253,6 +253,7 @@ fn status() -> ReplicaStatus {
         commit_index: LogIndex(6),
         applied_index: LogIndex(5),
         revision: Revision(3),
+        compacted: Revision(2),
         members: vec![Member { node: NodeId(1), role: Role::Voter }],
         progress: vec![FollowerStatus {
             node: NodeId(2),
@@ -304,7 +305,7 @@ fn answers() -> Vec<AnswerBody> {
             revision: Revision(3),
             staleness: Duration::from_millis(4),
         },
-        AnswerBody::Range { page, staleness: Duration::ZERO },
+        AnswerBody::Range { page, newest: Revision(99), staleness: Duration::ZERO },
         AnswerBody::WatchStarted { from: Revision(8) },
         AnswerBody::Watch(WatchEvents {
             events: vec![

@@ -1,0 +1,163 @@
+//! etcd's client API, on the port where clients of Atoll connect.
+//!
+//! An etcd store is a keyspace of one shard: the shard's revision is the store's. Clients that say
+//! nothing use the keyspace that the setting `etcd_keyspace` names, which is made when it is first
+//! used; others are named by the metadata `atoll-keyspace`. Nothing is decided here: requests are
+//! checked and translated, the shard's machine decides, and what it says is translated back, with
+//! etcd's codes and texts, because its clients tell refusals apart by those.
+//!
+//! ```text
+//!   kv, watch, lease, lock, election, cluster, maintenance, auth     one file per service
+//!       check (what etcd refuses unseen)     refusal (codes and texts)
+//!       range, txn (translation)             space (which keyspace; who answers)
+//!   client library -> node
+//! ```
+//!
+//! `docs/etcd.md` says what is offered, and where it differs from etcd.
+
+mod check;
+mod kv;
+mod lease;
+mod range;
+mod refusal;
+mod space;
+mod translate;
+mod txn;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use atoll_base::{Code, Failure};
+use atoll_client::{Client, Keyspace, KeyspaceSpec, ShardOptions};
+use atoll_transport::stub::etcdserverpb as stub;
+use atoll_wire::etcd::etcdserverpb as pb;
+use tonic::service::RoutesBuilder;
+use tonic::{Request, Status};
+
+use self::refusal::refused;
+use self::space::Space;
+use super::request_timeout;
+use crate::config::NodeConfig;
+use crate::drive::Hub;
+
+/// Names the keyspace, where it is not the usual one.
+const KEYSPACE_METADATA: &str = "atoll-keyspace";
+/// A client that would rather fail than wait says `true`.
+const LEADER_METADATA: &str = "hasleader";
+/// The longest that a call waits, as with etcd: then its client is told so.
+const TIMEOUT: Duration = Duration::from_secs(7);
+/// What a request may have beyond what is kept of it.
+const OVERHEAD_BYTES: usize = 512 << 10;
+/// History is kept until somebody compacts it, as with etcd. A shard adds a quarter to this number.
+const ALL_HISTORY: u64 = 1 << 62;
+
+/// What all services share.
+#[derive(Clone)]
+pub(super) struct Etcd {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    hub: Arc<Hub>,
+    client: Client,
+    keyspace: String,
+    limits: check::Limits,
+    spaces: Mutex<BTreeMap<String, Arc<Space>>>,
+}
+
+/// One call of a client: the store that it is for, and a handle with the time that it may take.
+struct Call {
+    space: Arc<Space>,
+    keyspace: Keyspace,
+}
+
+impl Etcd {
+    pub(super) fn new(config: &NodeConfig, hub: Arc<Hub>, client: Client) -> Self {
+        let limits = check::Limits {
+            txn_ops_max: config.etcd_txn_ops_max,
+            request_bytes_max: config.etcd_request_bytes_max,
+        };
+        let keyspace = config.etcd_keyspace.clone();
+        let spaces = Mutex::default();
+        Self { shared: Arc::new(Shared { hub, client, keyspace, limits, spaces }) }
+    }
+
+    /// Adds etcd's services to those of a server.
+    pub(super) fn add_to(&self, routes: &mut RoutesBuilder) {
+        let bytes_max = self.shared.limits.request_bytes_max + OVERHEAD_BYTES;
+        routes
+            .add_service(
+                stub::kv_server::KvServer::new(self.clone()).max_decoding_message_size(bytes_max),
+            )
+            .add_service(stub::lease_server::LeaseServer::new(self.clone()));
+    }
+
+    fn spaces(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Space>>> {
+        self.shared.spaces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The store that a request is for.
+    async fn open<T>(&self, request: &Request<T>) -> Result<Call, Status> {
+        let metadata = request.metadata();
+        let name = match metadata.get(KEYSPACE_METADATA) {
+            None => &self.shared.keyspace,
+            Some(name) => name.to_str().map_err(|_| {
+                Status::invalid_argument(format!("{KEYSPACE_METADATA} is no keyspace's name"))
+            })?,
+        };
+        let timeout = request_timeout(request).map_or(TIMEOUT, |t| t.min(TIMEOUT));
+        let known = self.spaces().get(name).cloned();
+        let space = match known {
+            Some(space) => space,
+            None => self.find(name).await.map_err(|f| refused(&f))?,
+        };
+        let wants_leader = metadata.get(LEADER_METADATA).is_some_and(|v| v == "true");
+        if wants_leader && !space.has_leader() {
+            return Err(refusal::no_leader());
+        }
+        let keyspace = self.shared.client.keyspace(name).with_timeout(timeout);
+        Ok(Call { space, keyspace })
+    }
+
+    /// Looks a keyspace up; the usual one is made if it is not there.
+    async fn find(&self, name: &str) -> Result<Arc<Space>, Failure> {
+        let client = &self.shared.client;
+        let info = match client.describe_keyspace(name).await {
+            Err(failure) if failure.code == Code::NotFound && name == self.shared.keyspace => {
+                let mut spec = KeyspaceSpec::new(name);
+                spec.shards = Some(1);
+                spec.options =
+                    ShardOptions { history_revisions: ALL_HISTORY, ..ShardOptions::default() };
+                match client.create_keyspace(&spec).await {
+                    Err(failure) if failure.code == Code::AlreadyExists => {
+                        client.describe_keyspace(name).await?
+                    }
+                    other => other?,
+                }
+            }
+            other => other?,
+        };
+        let [shard] = &info.shards[..] else {
+            let count = info.shards.len();
+            let text = format!("keyspace {name} has {count} shards, etcd's api needs one");
+            return Err(Failure::new(Code::Unsupported, text));
+        };
+        let mut space = Arc::new(Space::new(self.shared.hub.clone(), shard.shard));
+        space.look().await;
+        {
+            let mut spaces = self.spaces();
+            space = spaces.entry(name.to_owned()).or_insert(space).clone();
+        }
+        space::follow(&space);
+        Ok(space)
+    }
+}
+
+impl Call {
+    /// Who answers, from which revision.
+    fn header(&self, revision: atoll_base::Revision) -> Option<pb::ResponseHeader> {
+        self.space.saw(revision);
+        Some(self.space.header(revision))
+    }
+}
