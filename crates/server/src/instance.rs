@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::config::NodeConfig;
 use crate::drive::{Hub, Node, StartError};
-use crate::gateway;
+use crate::gateway::{self, Gateways};
 use crate::outside;
 
 /// Why a node can't run.
@@ -59,9 +58,7 @@ pub(crate) struct Addresses {
 pub(crate) struct Instance {
     node: Node,
     addresses: Addresses,
-    /// Ends the servers of clients and of the console.
-    stop_gateways: watch::Sender<bool>,
-    gateways: Vec<JoinHandle<()>>,
+    gateways: Gateways,
     /// Follows the catalog while no replica here does.
     following: JoinHandle<()>,
     shutdown_timeout: Duration,
@@ -81,13 +78,11 @@ impl Instance {
         };
         let (node, mut registry) = Node::start(config, listeners.peer).await?;
         gateway::register(&mut registry, node.hub());
-        let stop_gateways = watch::Sender::new(false);
-        let (hub, stop) = (node.hub().clone(), &stop_gateways);
-        let gateways =
-            gateway::start(config, hub, registry, listeners.client, listeners.http, stop);
+        let hub = node.hub().clone();
+        let gateways = Gateways::start(config, hub, registry, listeners.client, listeners.http);
         let following = tokio::spawn(outside::follow(config.clone(), node.hub().clone()));
         let shutdown_timeout = config.shutdown_timeout;
-        Ok(Self { node, addresses, stop_gateways, gateways, following, shutdown_timeout })
+        Ok(Self { node, addresses, gateways, following, shutdown_timeout })
     }
 
     /// Where the node can be reached.
@@ -104,12 +99,7 @@ impl Instance {
     pub(crate) async fn stop(self) {
         self.following.abort();
         self.node.withdraw().await;
-        self.stop_gateways.send_replace(true);
-        for mut gateway in self.gateways {
-            if tokio::time::timeout(self.shutdown_timeout, &mut gateway).await.is_err() {
-                gateway.abort();
-            }
-        }
+        self.gateways.stop(self.shutdown_timeout).await;
         self.node.stop().await;
     }
 }

@@ -25,6 +25,7 @@ pub(crate) struct NodeConfig {
     pub(crate) log: String,
     pub(crate) log_format: LogFormat,
     pub(crate) connections_max: usize,
+    pub(crate) http_connections_max: usize,
     pub(crate) calls_in_flight_max: usize,
     pub(crate) message_bytes_max: usize,
     pub(crate) lane_queue_max: usize,
@@ -248,6 +249,16 @@ pub(crate) const SETTINGS: &[Setting] = &[
         },
     ),
     setting(
+        "http_connections_max",
+        Some("1024"),
+        "16 to 1000000",
+        "Connections to the HTTP port; more are closed at once.",
+        |c, v| {
+            c.http_connections_max = value::number(v, 16, 1_000_000)? as usize;
+            Ok(())
+        },
+    ),
+    setting(
         "calls_in_flight_max",
         Some("16384"),
         "1 to 1000000",
@@ -448,7 +459,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "shutdown_timeout",
         Some("10s"),
         "100ms to 10m",
-        "How long a stopping node waits for its connections to end.",
+        "How long a stopping node waits at most for what is under way to be answered; idle connections \
+         do not keep it.",
         |c, v| {
             c.shutdown_timeout = timed(v, MS(100), MS(600_000))?;
             Ok(())

@@ -31,7 +31,8 @@
 //!
 //! 1. Leadership is handed over where somebody can take it, for at most a moment.
 //! 2. New calls are refused with `shutting_down`, `/ready` says no.
-//! 3. Client connections end; calls in flight get their answers for up to `shutdown_timeout`.
+//! 3. Sessions and watches end, connections are told to; calls in flight get their answers for up
+//!    to `shutdown_timeout`. Who has nothing in flight and does not hang up is left behind.
 //! 4. Peer links end.
 //! 5. Lanes take what waits, turn a last time and end.
 //! 6. The log thread writes what lanes left and ends.

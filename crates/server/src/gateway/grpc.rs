@@ -19,6 +19,7 @@ use tonic_health::server::HealthReporter;
 use super::admin::Admin;
 use super::announce::announce;
 use super::etcd::Etcd;
+use super::flight::Flight;
 use super::kv::Kv;
 use super::port::NodePort;
 use super::session::Sessions;
@@ -33,6 +34,7 @@ pub(super) async fn serve(
     config: NodeConfig,
     hub: Arc<Hub>,
     listener: TcpListener,
+    flight: Flight,
     stop: watch::Receiver<bool>,
 ) {
     let limits = WireLimits {
@@ -46,6 +48,7 @@ pub(super) async fn serve(
         hub: hub.clone(),
         calls_in_flight_max: config.calls_in_flight_max,
         message_bytes_max: config.message_bytes_max,
+        flight: flight.clone(),
         stop: stop.clone(),
     };
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -63,7 +66,8 @@ pub(super) async fn serve(
     };
     let announcing = tokio::spawn(announce(config.clone(), hub.clone(), client.clone()));
     let etcd = Etcd::new(&config, hub.clone(), client.clone());
-    let (kv, admin) = (Kv { client: client.clone() }, Admin { hub: hub.clone(), client });
+    let kv = Kv { client: client.clone(), flight: flight.clone(), stop: stop.clone() };
+    let admin = Admin { hub: hub.clone(), client };
     let health_task = tokio::spawn(tell_health(hub, reporter, stop.clone()));
     let bytes_max = config.message_bytes_max;
     let mut routes = Routes::builder();
@@ -82,11 +86,12 @@ pub(super) async fn serve(
         .add_service(health)
         .add_service(reflection);
     etcd.add_to(&mut routes);
-    let router = limits.server().add_routes(routes.routes());
+    let service = flight.over(routes.routes());
     let accept_limits =
         AcceptLimits { connections_max: config.connections_max, ..AcceptLimits::default() };
     let incoming = accept(listener, accept_limits);
-    let served = router.serve_with_incoming_shutdown(incoming, super::stopped(stop)).await;
+    let stopped = super::stopped(stop);
+    let served = limits.server().serve_with_incoming_shutdown(service, incoming, stopped).await;
     if let Err(error) = served {
         tracing::error!(%error, "clients are no longer served");
     }

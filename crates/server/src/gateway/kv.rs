@@ -18,11 +18,12 @@ use atoll_transport::status::to_status;
 use atoll_transport::stub::v1::kv_server;
 use atoll_wire::v1 as pb;
 use pb::answer::Body;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::flight::Flight;
 use super::request_timeout;
 
 /// Answers of a stream that wait for the network.
@@ -36,6 +37,8 @@ const PAGE_KEYS: u64 = 1000;
 #[derive(Clone)]
 pub(super) struct Kv {
     pub(super) client: Client,
+    pub(super) flight: Flight,
+    pub(super) stop: watch::Receiver<bool>,
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -238,7 +241,9 @@ impl kv_server::Kv for Kv {
         let is_descending = wire.descending;
         let mut scan = scan_of(keyspace, wire).map_err(refused)?;
         let (sender, answers) = mpsc::channel(STREAM_QUEUE);
+        let flying = self.flight.begin();
         tokio::spawn(async move {
+            let _flying = flying;
             loop {
                 let next = match page(&mut scan, is_descending).await {
                     Ok(Some(page)) => Ok(page),
@@ -286,7 +291,7 @@ impl kv_server::Kv for Kv {
         let keyspace = self.keyspace(&request, &request.get_ref().keyspace);
         let watch = watch_of(&keyspace, request.into_inner()).start().await.map_err(refused)?;
         let (sender, answers) = mpsc::channel(STREAM_QUEUE);
-        tokio::spawn(tell(watch, sender));
+        tokio::spawn(tell(watch, sender, self.stop.clone()));
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
     }
 }
@@ -313,7 +318,13 @@ fn watch_of(keyspace: &Keyspace, wire: pb::WatchRequest) -> WatchBuilder {
 }
 
 /// Passes a watch on: where it begins at each shard, then what happens.
-async fn tell(mut watch: Watch, sender: mpsc::Sender<Result<pb::WatchResponse, Status>>) {
+async fn tell(
+    mut watch: Watch,
+    sender: mpsc::Sender<Result<pb::WatchResponse, Status>>,
+    stop: watch::Receiver<bool>,
+) {
+    let stopped = super::stopped(stop);
+    tokio::pin!(stopped);
     for (shard, from) in watch.from().clone() {
         let started = pb::WatchResponse {
             started: true,
@@ -329,6 +340,11 @@ async fn tell(mut watch: Watch, sender: mpsc::Sender<Result<pb::WatchResponse, S
         let next = tokio::select! {
             next = watch.next() => next,
             () = sender.closed() => return,
+            () = &mut stopped => {
+                let text = "watch ended: this node is stopping, resume it at another one";
+                let _ = sender.send(Err(refused(Failure::new(Code::ShuttingDown, text)))).await;
+                return;
+            }
         };
         let answer = match next {
             None => return,

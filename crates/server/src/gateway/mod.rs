@@ -4,6 +4,7 @@
 mod admin;
 mod announce;
 mod etcd;
+mod flight;
 mod grpc;
 mod http;
 mod kv;
@@ -22,25 +23,65 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+pub(crate) use self::flight::Flight;
 use crate::config::NodeConfig;
 use crate::drive::Hub;
 
 /// What this build calls itself.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Starts the client and HTTP servers; they end, after the calls in flight, when `stop` says so.
-pub(crate) fn start(
-    config: &NodeConfig,
-    hub: Arc<Hub>,
-    registry: Registry,
-    client: TcpListener,
-    http: TcpListener,
-    stop: &watch::Sender<bool>,
-) -> Vec<JoinHandle<()>> {
-    vec![
-        tokio::spawn(grpc::serve(config.clone(), hub.clone(), client, stop.subscribe())),
-        tokio::spawn(http::serve(hub, registry, http, stop.subscribe())),
-    ]
+/// The servers of one node.
+pub(crate) struct Gateways {
+    servers: Vec<JoinHandle<()>>,
+    flight: Flight,
+    stop: watch::Sender<bool>,
+}
+
+/// How long connections may take to end once nothing is under way on them: the last answers are on
+/// their way, and clients that behave hang up when they are told to.
+const FAREWELL: Duration = Duration::from_millis(200);
+
+impl Gateways {
+    /// Starts the client and HTTP servers.
+    pub(crate) fn start(
+        config: &NodeConfig,
+        hub: Arc<Hub>,
+        registry: Registry,
+        client: TcpListener,
+        http: TcpListener,
+    ) -> Self {
+        let stop = watch::Sender::new(false);
+        let flight = Flight::default();
+        let clients =
+            grpc::serve(config.clone(), hub.clone(), client, flight.clone(), stop.subscribe());
+        let connections_max = config.http_connections_max;
+        let http = http::serve(hub, registry, http, connections_max, stop.subscribe());
+        Self { servers: vec![tokio::spawn(clients), tokio::spawn(http)], flight, stop }
+    }
+
+    /// Tells everybody that the node stops, waits until what is under way is answered, for at most
+    /// `timeout`, and leaves behind those who do not hang up.
+    pub(crate) async fn stop(self, timeout: Duration) {
+        self.stop.send_replace(true);
+        let mut servers = self.servers;
+        let ended = async {
+            for server in &mut servers {
+                let _ = server.await;
+            }
+        };
+        let answered = async {
+            self.flight.is_over().await;
+            tokio::time::sleep(FAREWELL).await;
+        };
+        tokio::select! {
+            () = ended => {}
+            () = answered => {}
+            () = tokio::time::sleep(timeout) => {
+                tracing::warn!(?timeout, "calls are left unanswered: shutdown_timeout is over");
+            }
+        }
+        servers.iter().for_each(JoinHandle::abort);
+    }
 }
 
 /// Ready when `stop` says so, or when nobody can say so any more.

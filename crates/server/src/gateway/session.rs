@@ -26,6 +26,7 @@ use tokio_stream::Stream;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::flight::{Flight, Flying};
 use crate::drive::Hub;
 
 /// Batches of answers that one frame gathers at most.
@@ -37,6 +38,7 @@ pub(super) struct Sessions {
     pub(super) hub: Arc<Hub>,
     pub(super) calls_in_flight_max: usize,
     pub(super) message_bytes_max: usize,
+    pub(super) flight: Flight,
     pub(super) stop: watch::Receiver<bool>,
 }
 
@@ -90,6 +92,7 @@ impl session_server::Session for Sessions {
         tokio::spawn(hear(session.clone(), frames, attached.sender, self.stop.clone()));
         let mut opened = Response::new(ServerFrames {
             session,
+            _flying: self.flight.begin(),
             answers: attached.answers,
             batches: Vec::new(),
             waiting: VecDeque::new(),
@@ -217,6 +220,7 @@ impl Session {
 /// The answers of a session.
 pub(super) struct ServerFrames {
     session: Arc<Session>,
+    _flying: Flying,
     answers: mpsc::Receiver<Vec<Answer>>,
     batches: Vec<Vec<Answer>>,
     /// What did not fit into the frame before.

@@ -4,6 +4,10 @@
 use std::path::Path;
 use std::time::Duration;
 
+use atoll_client::Keys;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
 use crate::harness::{Cluster, Process, Signal, Turn, eventually};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -174,6 +178,54 @@ async fn sigterm_and_sigint_end_a_node_cleanly_and_its_data_stays() {
             assert!(kv.expect("a get").is_some(), "key {before} is lost after {signal:?}");
         }
     }
+}
+
+/// Somebody who keeps a connection open and does nothing with it.
+async fn idler(address: &str, says: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.expect("a connection is taken");
+    stream.write_all(says).await.expect("a greeting");
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_connections_and_watches_do_not_keep_a_node_from_stopping() {
+    const PROMPT: Duration = Duration::from_secs(3);
+    let _turn = Turn::among_others();
+    let mut cluster = Cluster::start(1, &["--shutdown-timeout=5m"]).await;
+    let client = cluster.client(LONG).await;
+    let keyspace = client.keyspace("default");
+    keyspace.put("key", "value").await.expect("a put");
+    let watch = keyspace.watch(Keys::all()).start().await.expect("a watch");
+    let http2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let http1 = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
+    let (clients, peers) = (cluster.client_address(1), cluster.peer_address(1));
+    let http = cluster.http_address(1);
+    let cases: [(&str, &[u8]); 8] = [
+        (&clients, b""),
+        (&clients, &http2[..12]),
+        (&clients, http2),
+        (&peers, b""),
+        (&peers, http2),
+        (&http, b""),
+        (&http, &http1[..10]),
+        (&http, http1),
+    ];
+    let mut idlers = Vec::new();
+    for (address, says) in cases {
+        idlers.push(idler(address, says).await);
+    }
+    // The last one has its answer and keeps its connection.
+    let mut answer = [0; 12];
+    let last = idlers.last_mut().expect("there are some");
+    last.read_exact(&mut answer).await.expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    let told = std::time::Instant::now();
+    cluster.send(1, Signal::Terminate);
+    assert_eq!(cluster.node(1).exit_code(LONG).await, 0);
+    let took = told.elapsed();
+    println!("it took {took:?} to stop");
+    assert!(took < PROMPT, "nothing was under way, and it took {took:?} to stop");
+    drop((watch, idlers));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
