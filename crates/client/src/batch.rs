@@ -94,10 +94,8 @@ impl Batch {
         let mut running = JoinSet::new();
         for (shard, then) in parts {
             let inner = std::sync::Arc::clone(self.keyspace.inner());
-            running.spawn(async move {
-                let op = Op::Txn(TxnOp { then, ..TxnOp::default() });
-                inner.command(Where::Shard(shard), op, deadline).await
-            });
+            let op = self.keyspace.guard(Op::Txn(TxnOp { then, ..TxnOp::default() }));
+            running.spawn(async move { inner.command(Where::Shard(shard), op, deadline).await });
         }
         let (mut done, mut failed) = (0, None);
         while let Some(part) = running.join_next().await {

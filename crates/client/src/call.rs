@@ -5,15 +5,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use atoll_base::{Code, Epoch, Failure, Happened, NodeId, Rng, ShardId};
+use atoll_base::{Code, Epoch, Failure, Happened, NodeId, Retry, Rng, ShardId};
 use atoll_coord::retry::{Attempts, Decision, Repeatable, RetryBudget, Target};
 use atoll_coord::{AnswerBody, Descriptor, RequestBody, routing};
-use atoll_machine::{Command, CommandId, Op, Reply};
+use atoll_machine::{AcquireOp, Command, CommandId, LockOp, LockReply, Op, Reply, Wait};
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::ids::random;
+use crate::ids::{CommandIds, random};
 use crate::link::Links;
 use crate::map::{Outcome, Place, ShardMap, ShardState};
 use crate::options::Options;
@@ -21,6 +21,10 @@ use crate::session::Ask;
 
 /// The pause before a map that did not help is fetched again.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// How long one attempt stands in the queue of a lock before it asks again, for whom to ask may
+/// have changed unheard.
+const WAIT_AT_ONCE: Duration = Duration::from_secs(20);
 
 /// What all handles of a client share.
 pub(crate) struct Inner {
@@ -128,6 +132,54 @@ impl Inner {
                 return Err(failure);
             }
             self.after(failure, &mut attempts, &place, deadline).await?;
+        }
+    }
+
+    /// Asks for a lock, for as long as it may take: every attempt names the same request, which
+    /// keeps its place in the queue over whatever node and connection. Ends when the request holds
+    /// the lock, cannot have it, or at the deadline; then it may still be in the queue.
+    pub(crate) async fn acquire(
+        &self,
+        whom: Where<'_>,
+        op: &AcquireOp,
+        wait_ends: Instant,
+        deadline: Instant,
+    ) -> Result<LockReply, Failure> {
+        let mut attempts = Attempts::NONE;
+        let mut named: Option<Named> = None;
+        loop {
+            let place = self.locate(whom, deadline).await?;
+            let id = match &named {
+                Some(named) => named.id,
+                None => named.insert(Named::for_wait(&place)?).id,
+            };
+            let mut op = op.clone();
+            if let Wait::For(_) = op.wait {
+                let left = wait_ends.saturating_duration_since(Instant::now()).as_millis();
+                op.wait = Wait::For(u64::try_from(left).unwrap_or(u64::MAX).max(1));
+            }
+            let body =
+                RequestBody::Command(Command { id: Some(id), op: Op::Lock(LockOp::Acquire(op)) });
+            let until = deadline.min(Instant::now() + WAIT_AT_ONCE);
+            let failure = match self.attempt(&place, body, until).await {
+                Ok(AnswerBody::Command(Reply::Lock(reply))) => return Ok(reply),
+                Ok(other) => return Err(unexpected("a request for a lock", &other)),
+                Err(failure) => failure,
+            };
+            match failure.code {
+                // The claim is known by its session and request; the name may be another.
+                Code::SessionExpired => {
+                    let name = named.take().expect("an id was sent");
+                    name.state.wait_ids.retire(name.id);
+                    self.after(again(failure), &mut attempts, &place, deadline).await?;
+                }
+                // It waits on; the place is kept.
+                Code::DeadlineExceeded if until <= Instant::now() && until < deadline => {
+                    attempts = Attempts::NONE;
+                }
+                Code::DeadlineExceeded if failure.happened == Happened::No => return Err(failure),
+                _ => self.after(failure, &mut attempts, &place, deadline).await?,
+            }
         }
     }
 
@@ -266,22 +318,36 @@ impl Inner {
     }
 }
 
+/// A refusal that may be tried again under another name.
+fn again(failure: Failure) -> Failure {
+    Failure { retry: Retry::Now, ..failure }
+}
+
 /// An id in use. Given back when the call is over, also when its caller drops it.
 struct Named {
     id: CommandId,
     state: Arc<ShardState>,
+    ids: fn(&ShardState) -> &CommandIds,
 }
 
 impl Named {
     fn new(place: &Place) -> Result<Self, Failure> {
-        let id = place.state.ids.take()?;
-        Ok(Self { id, state: Arc::clone(&place.state) })
+        Self::from(place, |state| &state.ids)
+    }
+
+    fn for_wait(place: &Place) -> Result<Self, Failure> {
+        Self::from(place, |state| &state.wait_ids)
+    }
+
+    fn from(place: &Place, ids: fn(&ShardState) -> &CommandIds) -> Result<Self, Failure> {
+        let id = ids(&place.state).take()?;
+        Ok(Self { id, state: Arc::clone(&place.state), ids })
     }
 }
 
 impl Drop for Named {
     fn drop(&mut self) {
-        self.state.ids.acknowledge(self.id);
+        (self.ids)(&self.state).acknowledge(self.id);
     }
 }
 

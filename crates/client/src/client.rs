@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::call::Inner;
 use crate::follow::Follower;
+use crate::hold::Heart;
 use crate::link::{Link, Links, RemoteLinks};
 use crate::map::{NodeSessions, Outcome};
 use crate::options::Options;
@@ -23,12 +24,15 @@ pub struct Client {
 
 pub(crate) struct Shared {
     pub(crate) inner: Arc<Inner>,
+    heart: Arc<Heart>,
     follower: JoinHandle<()>,
+    beating: JoinHandle<()>,
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
         self.follower.abort();
+        self.beating.abort();
     }
 }
 
@@ -64,6 +68,10 @@ impl Client {
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {
         &self.shared.inner
+    }
+
+    pub(crate) fn heart(&self) -> &Arc<Heart> {
+        &self.shared.heart
     }
 
     pub(crate) fn default_deadline(&self) -> Instant {
@@ -128,7 +136,9 @@ impl ClientBuilder {
         let inner = Arc::new(Inner::new(options, links, outcome));
         let follower = Follower { inner: Arc::clone(&inner), seeds, outcome: sender };
         let follower = tokio::spawn(follower.run());
-        Ok(Client { shared: Arc::new(Shared { inner, follower }) })
+        let heart = Arc::new(Heart::default());
+        let beating = tokio::spawn(Arc::clone(&heart).run(Arc::clone(&inner)));
+        Ok(Client { shared: Arc::new(Shared { inner, heart, follower, beating }) })
     }
 
     /// Starts the client and waits until it knows the cluster.

@@ -186,7 +186,9 @@ impl Follower {
                 match item {
                     WatchItem::Started(_) => {}
                     WatchItem::Batch(batch) => self.take(&batch),
-                    WatchItem::Lagging | WatchItem::Compacted(_) => return,
+                    WatchItem::Lagging | WatchItem::Compacted(_) | WatchItem::Observed(_) => {
+                        return;
+                    }
                     WatchItem::Ended(failure) => {
                         tracing::debug!(%failure, "watch of the catalog ended");
                         break;
@@ -210,7 +212,10 @@ impl Follower {
             progress: Told::No,
         };
         let deadline = Instant::now() + ANSWER_TIMEOUT;
-        node.session().watch(ShardId::SYSTEM, Epoch::ZERO, spec, deadline).ok()
+        let body = RequestBody::Watch(spec);
+        node.session()
+            .watch(Ask { shard: ShardId::SYSTEM, epoch: Epoch::ZERO, deadline, body })
+            .ok()
     }
 
     fn take(&self, batch: &WatchEvents) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use atoll_base::{Code, Failure, Revision, ShardId};
 use atoll_coord::{AnswerBody, Consistency, Descriptor, RequestBody};
-use atoll_machine::{Command, DeleteOp, KeyEnd, KeyValue, Op, PutOp, Reply};
+use atoll_machine::{Command, DeleteOp, Guard, GuardedOp, KeyEnd, KeyValue, Op, PutOp, Reply};
 use bytes::Bytes;
 use tokio::time::Instant;
 
@@ -24,6 +24,7 @@ pub struct Keyspace {
     pub(crate) client: Client,
     pub(crate) name: Arc<str>,
     timeout: Option<Duration>,
+    guards: Arc<[Guard]>,
 }
 
 /// The answer to a put.
@@ -87,7 +88,7 @@ impl Client {
 
 impl Keyspace {
     pub(crate) fn new(client: Client, name: &str) -> Self {
-        Self { client, name: Arc::from(name), timeout: None }
+        Self { client, name: Arc::from(name), timeout: None, guards: Arc::new([]) }
     }
 
     /// The name.
@@ -96,11 +97,37 @@ impl Keyspace {
         &self.name
     }
 
+    /// The client that it is a handle of.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// The same keyspace; calls through this handle take at most `timeout`, retries included.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
+    }
+
+    /// The same keyspace; every put, delete, transaction and batch through this handle happens only
+    /// while the lock is held with this token, which the store checks itself. Guards add up.
+    ///
+    /// A refusal is `PreconditionFailed` and names the lock, the token given and what is known
+    /// instead. Locks with several holders at once should guard keys in their own shard only:
+    /// elsewhere the largest token shuts out its fellow holders.
+    #[must_use]
+    pub fn guarded_by(mut self, guard: Guard) -> Self {
+        self.guards = self.guards.iter().cloned().chain([guard]).collect();
+        self
+    }
+
+    /// The write under the handle's guards.
+    pub(crate) fn guard(&self, op: Op) -> Op {
+        if self.guards.is_empty() {
+            return op;
+        }
+        Op::Guarded(GuardedOp { guards: self.guards.to_vec(), op: Box::new(op) })
     }
 
     pub(crate) fn inner(&self) -> &Arc<Inner> {
@@ -236,7 +263,7 @@ impl Keyspace {
         for shard in self.shards(&keys, deadline).await? {
             let part = keys.clip(&shard.start, shard.end.as_ref());
             let (key, end) = (part.start().clone(), part.key_end());
-            let op = Op::Delete(DeleteOp { key, end, prev_kv: previous.wanted() });
+            let op = self.guard(Op::Delete(DeleteOp { key, end, prev_kv: previous.wanted() }));
             let applied = self.inner().command(Where::Shard(shard.shard), op, deadline).await?;
             let part = deleted(applied)?;
             all.count += part.count;
@@ -318,7 +345,12 @@ impl Keyspace {
     /// As [`Keyspace::put`]; `SessionExpired` when the shard no longer remembers the name.
     pub async fn carry_out(&self, key: &Bytes, command: Command) -> Result<Reply, Failure> {
         let whom = Where::Key { keyspace: &self.name, key };
-        let body = RequestBody::Command(command);
+        let Command { id, op } = command;
+        let op = match op {
+            op @ (Op::Put(_) | Op::Delete(_) | Op::Txn(_)) => self.guard(op),
+            op => op,
+        };
+        let body = RequestBody::Command(Command { id, op });
         match self.inner().read(whom, body, self.deadline()).await? {
             (_, AnswerBody::Command(Reply::Failed(failure))) => Err(failure),
             (_, AnswerBody::Command(reply)) => Ok(reply),
@@ -328,7 +360,7 @@ impl Keyspace {
 
     async fn command(&self, key: &Bytes, op: Op) -> Result<Applied, Failure> {
         let whom = Where::Key { keyspace: &self.name, key };
-        self.inner().command(whom, op, self.deadline()).await
+        self.inner().command(whom, self.guard(op), self.deadline()).await
     }
 }
 

@@ -26,6 +26,7 @@
 //!
 //! ```text
 //!   keyspace, scan, txn, batch, watch, admin      what callers see
+//!   hold (locks, semaphores, elections, leases)
 //!              call (locate, ask, retry)          one call from beginning to end
 //!      map + follow            ids                where things are; names for changes
 //!              session (slots, watch)             one connection, shared by all
@@ -45,8 +46,10 @@ mod admin;
 mod batch;
 mod call;
 mod client;
+mod coordinate;
 mod follow;
 mod gateway;
+mod hold;
 mod ids;
 mod keys;
 mod keyspace;
@@ -60,22 +63,30 @@ mod txn;
 mod watch;
 
 pub use admin::{ClusterStatus, KeyspaceInfo, NodeStatus};
-pub use atoll_base::{Code, Failure, Happened, NodeId, Retry, Revision, ShardId};
+pub use atoll_base::{
+    Code, Failure, Happened, KeyspaceId, LeaseId, NodeId, Retry, Revision, ShardId,
+};
 pub use atoll_coord::catalog::{KeyspaceRecord, NodeRecord};
 pub use atoll_coord::plan::KeyspaceSpec;
 pub use atoll_coord::retry::RetryPolicy;
 pub use atoll_coord::{
-    Consistency, Descriptor, FollowerStatus, Protocol, ReplicaMember, ReplicaStatus, ShardOptions,
+    Consistency, Descriptor, FollowerStatus, KeptAlive, LeaseStatus, Protocol, ReplicaMember,
+    ReplicaStatus, ShardOptions, Told,
 };
 pub use atoll_machine::{
-    Compare, CompareTarget, DeleteOp, Event, EventKind, KeyEnd, KeyValue, PutOp, RangePage,
-    RangeQuery, Record, Relation, TxnOp, TxnResult, TxnStep,
+    AcquireOp, Busy, Claim, Compare, CompareTarget, DeleteOp, Event, EventKind, Guard, KeyEnd,
+    KeyValue, Leadership, LeaseOp, LeaseReply, LockHolder, LockInfo, LockOp, LockReply, Mode,
+    PutOp, RangePage, RangeQuery, Record, Relation, Token, TxnOp, TxnResult, TxnStep, Wait,
 };
 pub use atoll_raft::Role;
 pub use atoll_storage::Direction;
 pub use batch::{Batch, BatchDone};
 pub use bytes::Bytes;
 pub use client::{Client, ClientBuilder};
+pub use hold::{
+    Attempt, Candidacy, Election, Holding, Leader, Lease, Leases, Lock, Observation, Semaphore,
+    Standing,
+};
 pub use keys::Keys;
 pub use keyspace::{Deleted, Keyspace, Previous, Put, Read, ReadOptions};
 pub use members::{Joining, MemberChange, MemberProgress};

@@ -24,6 +24,9 @@ pub(crate) struct ShardState {
     leader: AtomicU64,
     /// Names for its changes.
     pub(crate) ids: CommandIds,
+    /// Names for requests that wait for locks, apart: one that waits for long keeps back what comes
+    /// behind it.
+    pub(crate) wait_ids: CommandIds,
 }
 
 impl ShardState {

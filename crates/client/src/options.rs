@@ -18,6 +18,8 @@ pub struct Options {
     pub connections_per_node: usize,
     /// Calls open at once on one connection; more wait for their turn.
     pub in_flight_max: usize,
+    /// Requests that wait for locks, open at once on one connection, beside the other calls.
+    pub waiting_max: usize,
     /// Bytes of events that one watch holds for a slow consumer before it starts over behind them.
     pub watch_bytes_max: usize,
     /// Bytes of one message to a node.
@@ -33,6 +35,7 @@ impl Default for Options {
             connect_timeout: Duration::from_secs(2),
             connections_per_node: 1,
             in_flight_max: 4096,
+            waiting_max: 16_384,
             watch_bytes_max: 4 << 20,
             message_bytes_max: 16 << 20,
             retry: RetryPolicy::default(),
@@ -44,6 +47,7 @@ impl Options {
     pub(crate) fn session(&self) -> SessionLimits {
         SessionLimits {
             in_flight_max: self.in_flight_max.max(1),
+            waiting_max: self.waiting_max.max(1),
             watch_bytes_max: self.watch_bytes_max,
             connect_timeout: self.connect_timeout,
             reconnect_max: Duration::from_secs(1),

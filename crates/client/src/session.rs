@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use atoll_base::{Code, Epoch, Failure, Happened, Rng, ShardId};
-use atoll_coord::{AnswerBody, RequestBody, WatchSpec};
+use atoll_coord::{AnswerBody, RequestBody};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -46,6 +46,8 @@ const BATCH_MAX: usize = 1024;
 pub(crate) struct SessionLimits {
     /// Calls open at once; more wait.
     pub(crate) in_flight_max: usize,
+    /// Requests that stand in the queues of locks at once, beside them; more wait.
+    pub(crate) waiting_max: usize,
     /// Bytes of undelivered events that a watch may hold.
     pub(crate) watch_bytes_max: usize,
     /// How long a connection attempt may take.
@@ -69,6 +71,8 @@ struct Shared {
     /// There are deadlines to watch.
     busy: Notify,
     in_flight: Semaphore,
+    /// For calls that wait for locks: they must not keep others from being sent.
+    waiting: Semaphore,
 }
 
 struct State {
@@ -109,6 +113,7 @@ impl Session {
             wake: Notify::new(),
             busy: Notify::new(),
             in_flight: Semaphore::new(limits.in_flight_max),
+            waiting: Semaphore::new(limits.waiting_max),
         });
         let task = tokio::spawn(run(Arc::clone(&shared), link));
         Self { shared, task }
@@ -118,7 +123,7 @@ impl Session {
     ///
     /// Cancel safe: no answer is lost to another caller; whether the call happened stays open.
     pub(crate) async fn call(&self, ask: Ask) -> Result<AnswerBody, Failure> {
-        let _permit = self.admit(ask.deadline).await?;
+        let _permit = self.admit(&ask).await?;
         let (tx, rx) = oneshot::channel();
         let deadline = ask.deadline;
         let id = self.shared.enqueue(ask, Slot::Call { deadline, sent: false, tx })?;
@@ -128,27 +133,24 @@ impl Session {
         answer.unwrap_or_else(|_| Err(self.shared.gone(Happened::Maybe)))
     }
 
-    /// Starts a watch. Its first item says from where, or why not.
-    pub(crate) fn watch(
-        &self,
-        shard: ShardId,
-        epoch: Epoch,
-        spec: WatchSpec,
-        deadline: Instant,
-    ) -> Result<WatchStream, Failure> {
+    /// Starts a watch, or observes an election. Its first item says from where, or why not.
+    pub(crate) fn watch(&self, ask: Ask) -> Result<WatchStream, Failure> {
         let (feed, buffer) = watch::pair(self.shared.limits.watch_bytes_max);
-        let ask = Ask { shard, epoch, deadline, body: RequestBody::Watch(spec) };
+        let shard = ask.shard;
         let id = self.shared.enqueue(ask, Slot::Watch { feed, shard })?;
         Ok(WatchStream::new(buffer, WatchHandle { shared: Arc::clone(&self.shared), id, shard }))
     }
 
-    async fn admit(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, Failure> {
-        let in_flight = &self.shared.in_flight;
-        if let Ok(permit) = in_flight.try_acquire() {
+    async fn admit(&self, ask: &Ask) -> Result<SemaphorePermit<'_>, Failure> {
+        let limits = &self.shared.limits;
+        let (room, max) = match ask.body.may_wait() {
+            true => (&self.shared.waiting, limits.waiting_max),
+            false => (&self.shared.in_flight, limits.in_flight_max),
+        };
+        if let Ok(permit) = room.try_acquire() {
             return Ok(permit);
         }
         let full = || {
-            let max = self.shared.limits.in_flight_max;
             let address = &self.shared.address;
             Failure::new(
                 Code::DeadlineExceeded,
@@ -158,7 +160,7 @@ impl Session {
             )
             .with_happened(Happened::No)
         };
-        let permit = tokio::time::timeout_at(deadline, in_flight.acquire()).await;
+        let permit = tokio::time::timeout_at(ask.deadline, room.acquire()).await;
         permit.map_err(|_| full())?.map_err(|_| self.shared.gone(Happened::No))
     }
 }

@@ -156,7 +156,8 @@ pub(crate) async fn commit(keyspace: &Keyspace, op: TxnOp) -> Result<TxnDone, Fa
     check_one_shard(&inner.map.load(), &keyspace.name, &ranges)?;
     let first = first.clone();
     let whom = Where::Key { keyspace: &keyspace.name, key: &first };
-    let Applied { shard, reply } = inner.command(whom, Op::Txn(op), deadline).await?;
+    let Applied { shard, reply } =
+        inner.command(whom, keyspace.guard(Op::Txn(op)), deadline).await?;
     match reply {
         Reply::Txn { revision, succeeded, results } => {
             Ok(TxnDone { shard, revision, succeeded, results })

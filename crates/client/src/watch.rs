@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use atoll_base::{Code, Failure, Revision, ShardId};
 use atoll_coord::retry::Attempts;
-use atoll_coord::{Told, WatchEvents, WatchSpec};
+use atoll_coord::{RequestBody, Told, WatchEvents, WatchSpec};
 use atoll_machine::Event;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -20,7 +20,7 @@ use crate::call::Where;
 use crate::keys::Keys;
 use crate::keyspace::Keyspace;
 use crate::map::Place;
-use crate::session::{WatchItem, WatchStream};
+use crate::session::{Ask, WatchItem, WatchStream};
 
 /// Batches that wait for the consumer; more wait in the sessions, within their limits.
 const BATCHES_QUEUED: usize = 16;
@@ -272,8 +272,9 @@ impl ShardWatch {
 
     fn connect(&self, place: &Place, deadline: Instant) -> Result<WatchStream, Failure> {
         let map = self.keyspace.inner().map.load();
-        let session = map.node(place.node)?.session();
-        session.watch(place.shard, place.epoch, self.spec.clone(), deadline)
+        let body = RequestBody::Watch(self.spec.clone());
+        let ask = Ask { shard: place.shard, epoch: place.epoch, deadline, body };
+        map.node(place.node)?.session().watch(ask)
     }
 
     async fn drain(&mut self, mut stream: WatchStream, deadline: Instant) -> End {
@@ -311,6 +312,10 @@ impl ShardWatch {
                         "watch of shard {shard} needs revision {from}, the oldest kept is {oldest}"
                     );
                     return End::Failed(Failure::new(Code::Compacted, text));
+                }
+                WatchItem::Observed(_) => {
+                    let text = format!("a watch of shard {} was told of an election", self.shard);
+                    return End::Failed(Failure::new(Code::Internal, text));
                 }
                 WatchItem::Ended(failure) => return End::Failed(failure),
             }

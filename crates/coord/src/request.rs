@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use atoll_base::{Epoch, Failure, LeaseId, LogIndex, NodeId, Revision, ShardId, Term, Time};
 use atoll_machine::{
-    Command, Event, KeyEnd, KeyValue, Leadership, LockInfo, RangePage, RangeQuery, Reply,
+    Command, Event, KeyEnd, KeyValue, Leadership, LockInfo, LockOp, Op, RangePage, RangeQuery,
+    Reply, Wait,
 };
 use atoll_raft::Member;
 use bytes::Bytes;
@@ -113,6 +114,26 @@ pub enum RequestBody {
     },
     /// Describes this node's replica.
     Status,
+}
+
+impl RequestBody {
+    /// Whether it may stand in a lock's queue, for as long as its asker likes. Such calls are not
+    /// counted among those in flight, which they would crowd out.
+    #[must_use]
+    pub fn may_wait(&self) -> bool {
+        match self {
+            Self::Command(Command { op: Op::Lock(LockOp::Acquire(acquire)), .. }) => {
+                acquire.wait != Wait::No
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether answers to it keep coming until it is cancelled.
+    #[must_use]
+    pub fn keeps_coming(&self) -> bool {
+        matches!(self, Self::Watch(_) | Self::Observe { .. })
+    }
 }
 
 /// How fresh a read must be.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use atoll_base::{Code, Epoch, Failure, NodeId};
 use atoll_coord::{AnswerBody, Consistency, FollowerStatus, ReplicaStatus, Request, RequestBody};
-use atoll_machine::{KeyEnd, LeaseOp, LockOp, Op, TxnOp, TxnStep};
+use atoll_machine::{AcquireOp, KeyEnd, LeaseOp, LockOp, Op, TxnOp, TxnStep};
 use atoll_raft::progress::SendState;
 use atoll_raft::{Body, Input, Member, Message};
 
@@ -150,6 +150,11 @@ impl Replica {
     }
 
     fn check_op(&self, op: &Op, turn: &Turn) -> Result<(), Failure> {
+        if names_nobody(op) {
+            // It would not be readable in the log.
+            let text = "the request names lease 0, which is none";
+            return Err(Failure::new(Code::InvalidArgument, text));
+        }
         match op {
             Op::Put(put) => {
                 self.check_range(&put.key, &KeyEnd::Single)?;
@@ -172,10 +177,13 @@ impl Replica {
                 let text = format!("shard {shard} has {max} calls waiting for locks, the limit");
                 Err(Failure::new(Code::Overloaded, text))
             }
-            Op::Lock(op) => match op.lock() {
-                Some(lock) => self.check_range(lock, &KeyEnd::Single),
-                None => Ok(()),
-            },
+            Op::Lock(LockOp::RaiseFence { .. }) => {
+                let text = "from where tokens grow is said by a shard's leader alone";
+                Err(Failure::new(Code::Unsupported, text))
+            }
+            Op::Lock(op) => {
+                op.lock().map_or(Ok(()), |lock| self.check_range(lock, &KeyEnd::Single))
+            }
             Op::Guarded(guarded) => self.check_op(&guarded.op, turn),
             Op::Lease(_) | Op::Compact { .. } | Op::ExpireSessions { .. } => Ok(()),
         }
@@ -276,6 +284,23 @@ fn send_state(state: SendState) -> &'static str {
         SendState::Replicate => "replicate",
         SendState::Snapshot => "snapshot",
     }
+}
+
+/// Whether it names a lease or session that cannot be one.
+fn names_nobody(op: &Op) -> bool {
+    let id = match op {
+        Op::Put(put) => put.lease,
+        Op::Lease(LeaseOp::Grant { id, .. }) => *id,
+        Op::Lease(LeaseOp::Revoke { id } | LeaseOp::Expire { id, .. }) => Some(*id),
+        Op::Lock(LockOp::Acquire(AcquireOp { claim, .. }) | LockOp::Cancel(claim)) => {
+            Some(claim.session)
+        }
+        Op::Lock(LockOp::Release { session, .. } | LockOp::Proclaim { session, .. }) => {
+            Some(*session)
+        }
+        _ => None,
+    };
+    id.is_some_and(|id| id.0 == 0)
 }
 
 fn limit(what: &str, length: usize, max: u64) -> Result<(), Failure> {

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use atoll_base::{Code, Failure, Revision};
 use atoll_coord::{AnswerBody, WatchEvents};
+use atoll_machine::Leadership;
 use tokio::sync::Notify;
 
 use super::WatchHandle;
@@ -23,6 +24,8 @@ pub(crate) enum WatchItem {
     Started(Revision),
     /// Events.
     Batch(WatchEvents),
+    /// Who leads the election that is observed.
+    Observed(Option<Leadership>),
     /// The consumer was too slow: start again behind what was delivered.
     Lagging,
     /// It wanted what is no longer kept; this is the oldest revision that is.
@@ -97,6 +100,10 @@ impl WatchFeed {
                 let events: u64 = batch.events.iter().map(atoll_machine::Event::cost).sum();
                 let cost = events + BATCH_COST;
                 (WatchItem::Batch(batch), cost)
+            }
+            Ok(AnswerBody::Observed(leadership)) => {
+                let value = leadership.as_ref().map_or(0, |leadership| leadership.value.len());
+                (WatchItem::Observed(leadership), value as u64 + BATCH_COST)
             }
             Ok(AnswerBody::WatchCompacted { compacted }) => (WatchItem::Compacted(compacted), 0),
             Ok(other) => {

@@ -7,6 +7,7 @@ use atoll_client::Client;
 use atoll_client::link::LocalLink;
 use atoll_transport::limits::WireLimits;
 use atoll_transport::stub::v1::admin_server::AdminServer;
+use atoll_transport::stub::v1::coordination_server::CoordinationServer;
 use atoll_transport::stub::v1::kv_server::KvServer;
 use atoll_transport::stub::v1::session_server::SessionServer;
 use atoll_transport::{AcceptLimits, accept};
@@ -18,6 +19,7 @@ use tonic_health::server::HealthReporter;
 
 use super::admin::Admin;
 use super::announce::announce;
+use super::coordination::Coordination;
 use super::etcd::Etcd;
 use super::flight::Flight;
 use super::kv::Kv;
@@ -27,7 +29,8 @@ use crate::config::NodeConfig;
 use crate::drive::Hub;
 
 /// The services whose health is told by name; the empty name is the node.
-const SERVICES: [&str; 4] = ["", "atoll.v1.Kv", "atoll.v1.Session", "atoll.v1.Admin"];
+const SERVICES: [&str; 5] =
+    ["", "atoll.v1.Kv", "atoll.v1.Session", "atoll.v1.Coordination", "atoll.v1.Admin"];
 
 /// Serves until told to stop, then until the calls in flight are answered.
 pub(super) async fn serve(
@@ -67,6 +70,7 @@ pub(super) async fn serve(
     let announcing = tokio::spawn(announce(config.clone(), hub.clone(), client.clone()));
     let etcd = Etcd::new(&config, hub.clone(), client.clone());
     let kv = Kv { client: client.clone(), flight: flight.clone(), stop: stop.clone() };
+    let coordination = Coordination { client: client.clone(), stop: stop.clone() };
     let admin = Admin { hub: hub.clone(), client };
     let health_task = tokio::spawn(tell_health(hub, reporter, stop.clone()));
     let bytes_max = config.message_bytes_max;
@@ -79,6 +83,11 @@ pub(super) async fn serve(
         )
         .add_service(
             KvServer::new(kv)
+                .max_decoding_message_size(bytes_max)
+                .max_encoding_message_size(bytes_max),
+        )
+        .add_service(
+            CoordinationServer::new(coordination)
                 .max_decoding_message_size(bytes_max)
                 .max_encoding_message_size(bytes_max),
         )

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use atoll_base::{Code, Failure, Revision, ShardId};
 use atoll_client::{
-    Bytes, Client, Keys, Keyspace, Previous, ReadOptions, Scan, Watch, WatchBuilder,
+    Bytes, Client, Guard, Keys, Keyspace, KeyspaceId, Previous, ReadOptions, Scan, Token, Watch,
+    WatchBuilder,
 };
 use atoll_coord::{Consistency, WatchEvents};
 use atoll_machine::{Command, CommandId, DeleteOp, KeyEnd, Op, RangePage, Reply, TxnOp, TxnStep};
@@ -29,7 +30,7 @@ use super::request_timeout;
 /// Answers of a stream that wait for the network.
 const STREAM_QUEUE: usize = 4;
 /// The longest that a call may take, whatever its caller allows.
-const TIMEOUT_MAX: Duration = Duration::from_secs(60);
+pub(super) const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 /// Keys in a page where the caller gives no limit.
 const PAGE_KEYS: u64 = 1000;
 
@@ -44,15 +45,33 @@ pub(super) struct Kv {
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 impl Kv {
-    /// The keyspace that a request names, with the time that its caller allows.
     fn keyspace<T>(&self, request: &Request<T>, name: &str) -> Keyspace {
-        let name = if name.is_empty() { "default" } else { name };
-        let keyspace = self.client.keyspace(name);
-        match request_timeout(request) {
-            Some(timeout) => keyspace.with_timeout(timeout.min(TIMEOUT_MAX)),
-            None => keyspace,
-        }
+        keyspace_of(&self.client, request, name)
     }
+}
+
+/// The keyspace that a request names, with the time that its caller allows.
+pub(super) fn keyspace_of<T>(client: &Client, request: &Request<T>, name: &str) -> Keyspace {
+    let name = if name.is_empty() { "default" } else { name };
+    let keyspace = client.keyspace(name);
+    match request_timeout(request) {
+        Some(timeout) => keyspace.with_timeout(timeout.min(TIMEOUT_MAX)),
+        None => keyspace,
+    }
+}
+
+/// The keyspace under the guards of a request, which name keyspaces by name or number.
+async fn guarded(mut keyspace: Keyspace, guards: Vec<pb::Guard>) -> Result<Keyspace, Status> {
+    for guard in guards {
+        let id = match (guard.keyspace_id, guard.keyspace.as_str()) {
+            (0, "") => keyspace.id().await.map_err(refused)?,
+            (0, name) => keyspace.client().keyspace(name).id().await.map_err(refused)?,
+            (id, _) => KeyspaceId(id),
+        };
+        let (lock, token) = (guard.lock, Token(guard.token));
+        keyspace = keyspace.guarded_by(Guard { keyspace: id, lock, token });
+    }
+    Ok(keyspace)
 }
 
 fn refused(failure: Failure) -> Status {
@@ -170,6 +189,7 @@ impl kv_server::Kv for Kv {
     ) -> Result<Response<pb::PutResponse>, Status> {
         let keyspace = self.keyspace(&request, &request.get_ref().keyspace);
         let mut put = request.into_inner();
+        let keyspace = guarded(keyspace, std::mem::take(&mut put.guards)).await?;
         let id = put.id.take().map(command_id);
         let op = decode_put(put);
         if let Some(id) = id {
@@ -212,6 +232,7 @@ impl kv_server::Kv for Kv {
     ) -> Result<Response<pb::DeleteResponse>, Status> {
         let keyspace = self.keyspace(&request, &request.get_ref().keyspace);
         let mut wire = request.into_inner();
+        let keyspace = guarded(keyspace, std::mem::take(&mut wire.guards)).await?;
         let id = wire.id.take().map(command_id);
         delete(&keyspace, id, decode_delete(wire)).await.map(Response::new)
     }
@@ -265,6 +286,7 @@ impl kv_server::Kv for Kv {
     ) -> Result<Response<pb::TxnResponse>, Status> {
         let keyspace = self.keyspace(&request, &request.get_ref().keyspace);
         let mut wire = request.into_inner();
+        let keyspace = guarded(keyspace, std::mem::take(&mut wire.guards)).await?;
         let id = wire.id.take().map(command_id);
         let op = decode_txn(wire).map_err(refused)?;
         let body = match (id, first_key(&op)) {

@@ -3,6 +3,7 @@
 
 mod admin;
 mod announce;
+mod coordination;
 mod etcd;
 mod flight;
 mod grpc;

@@ -62,8 +62,11 @@ impl Port for NodePort {
 
     fn submit(&self, requests: Vec<Request>) -> Result<(), Failure> {
         for request in &requests {
-            if matches!(request.body, RequestBody::Watch(_)) {
+            if request.body.keeps_coming() {
                 lock(&self.watches).insert((request.origin, request.id), request.shard);
+            }
+            if let RequestBody::CancelWatch { watch } = request.body {
+                lock(&self.watches).remove(&(request.origin, watch));
             }
         }
         self.hub.submit(requests)
@@ -77,7 +80,7 @@ impl Port for NodePort {
 fn credits(batch: &[Answer], watches: &Mutex<Watches>, now: Time) -> Vec<Request> {
     let mut credits = Vec::new();
     for answer in batch {
-        if let Ok(AnswerBody::Watch(_)) = &answer.body
+        if let Ok(AnswerBody::Watch(_) | AnswerBody::Observed(_)) = &answer.body
             && let Some(shard) = lock(watches).get(&(answer.origin, answer.id))
         {
             credits.push(Request {

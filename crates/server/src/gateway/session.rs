@@ -7,7 +7,7 @@
 //! A session ends when the client hangs up, or, after the client closed its side or the node stops,
 //! when its calls in flight are answered. Its watches end with it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +15,7 @@ use std::task::{Context, Poll, ready};
 
 use atoll_base::{Code, Epoch, Failure, Happened, ShardId};
 use atoll_coord::{Answer, AnswerBody, Origin, Request as ShardRequest, RequestBody};
-use atoll_machine::{KeyValue, Reply, TxnResult};
+use atoll_machine::{KeyValue, LockReply, Reply, TxnResult};
 use atoll_transport::call::{decode_call, encode_answer};
 use atoll_transport::limits::MESSAGE_BYTES_MAX;
 use atoll_transport::status::to_status;
@@ -50,11 +50,23 @@ struct Session {
     in_flight_max: usize,
     /// No more calls will come.
     is_closing: AtomicBool,
-    /// The session's watches.
-    watches: Mutex<BTreeMap<u64, Watched>>,
+    /// What is not answered once and soon.
+    long: Mutex<Long>,
 }
 
-/// A watch of the session. Its call is answered when it stands; what comes later answers nothing.
+/// Calls of a session that take long or are answered many times.
+#[derive(Default)]
+struct Long {
+    watches: BTreeMap<u64, Watched>,
+    /// The watches that calls in flight are to end.
+    cancels: BTreeMap<u64, u64>,
+    /// Calls that may stand in the queue of a lock. They have room of their own, so that they don't
+    /// keep others from being made, and nothing waits for them when the session closes.
+    waits: BTreeSet<u64>,
+}
+
+/// A watch or observation of the session. Its call is answered when it stands; what comes later
+/// answers nothing.
 #[derive(Clone, Copy)]
 struct Watched {
     shard: ShardId,
@@ -86,7 +98,7 @@ impl session_server::Session for Sessions {
             in_flight: AtomicUsize::new(0),
             in_flight_max: self.calls_in_flight_max,
             is_closing: AtomicBool::new(false),
-            watches: Mutex::default(),
+            long: Mutex::default(),
         });
         let frames = request.into_inner();
         tokio::spawn(hear(session.clone(), frames, attached.sender, self.stop.clone()));
@@ -135,27 +147,22 @@ impl Session {
     /// Hands a frame's calls to their lanes. Answers those that are refused here.
     fn take(&self, frame: ClientFrame) -> Vec<Answer> {
         let mut refused = Vec::new();
-        let count = frame.calls.len();
-        let before = self.in_flight.fetch_add(count, Ordering::SeqCst);
-        let room = self.in_flight_max.saturating_sub(before);
         let refuse = |id, failure| Answer { origin: self.origin, id, body: Err(failure) };
         let now = self.hub.now();
-        let mut requests = Vec::with_capacity(count);
+        let mut requests = Vec::with_capacity(frame.calls.len());
         for call in frame.calls {
             let id = call.id;
-            if requests.len() >= room {
-                refused.push(refuse(id, self.too_many()));
-                continue;
-            }
-            match decode_call(call, self.origin, now) {
-                Ok(request) => {
-                    if matches!(request.body, RequestBody::Watch(_)) {
-                        let watched = Watched { shard: request.shard, stands: false };
-                        self.watches().insert(id, watched);
-                    }
-                    requests.push(request);
+            let admitted = decode_call(call, self.origin, now).and_then(|request| {
+                self.admit(&request)?;
+                Ok(request)
+            });
+            match admitted {
+                Ok(request) => requests.push(request),
+                Err(failure) => {
+                    // Counted as all answers are, when it leaves.
+                    self.in_flight.fetch_add(1, Ordering::SeqCst);
+                    refused.push(refuse(id, failure));
                 }
-                Err(failure) => refused.push(refuse(id, failure)),
             }
         }
         if requests.is_empty() {
@@ -168,8 +175,33 @@ impl Session {
         refused
     }
 
-    fn watches(&self) -> MutexGuard<'_, BTreeMap<u64, Watched>> {
-        self.watches.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Makes room for a call, or refuses it.
+    fn admit(&self, request: &ShardRequest) -> Result<(), Failure> {
+        let id = request.id;
+        if request.body.may_wait() {
+            let mut long = self.long();
+            if long.waits.len() >= self.in_flight_max {
+                return Err(self.too_many("calls waiting for locks"));
+            }
+            long.waits.insert(id);
+            return Ok(());
+        }
+        if self.in_flight.load(Ordering::SeqCst) >= self.in_flight_max {
+            return Err(self.too_many("calls in flight"));
+        }
+        self.in_flight.fetch_add(1, Ordering::SeqCst);
+        if request.body.keeps_coming() {
+            let watched = Watched { shard: request.shard, stands: false };
+            self.long().watches.insert(id, watched);
+        }
+        if let RequestBody::CancelWatch { watch } = request.body {
+            self.long().cancels.insert(id, watch);
+        }
+        Ok(())
+    }
+
+    fn long(&self) -> MutexGuard<'_, Long> {
+        self.long.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps track of watches by the answers that leave: events handed on make room for others, so
@@ -177,18 +209,37 @@ impl Session {
     fn on_leaving(&self, answer: &Answer, credits: &mut Vec<ShardRequest>) -> bool {
         match &answer.body {
             Ok(AnswerBody::Watch(_)) => {
-                let watched = self.watches().get(&answer.id).copied();
+                let watched = self.long().watches.get(&answer.id).copied();
                 credits.extend(watched.map(|w| self.credit(w.shard, answer.id)));
                 false
             }
             Ok(AnswerBody::WatchStarted { .. }) => {
-                if let Some(watched) = self.watches().get_mut(&answer.id) {
+                if let Some(watched) = self.long().watches.get_mut(&answer.id) {
                     watched.stands = true;
                 }
                 true
             }
+            // The first one is news too, and says that the observation stands.
+            Ok(AnswerBody::Observed(_)) => {
+                let mut long = self.long();
+                let Some(watched) = long.watches.get_mut(&answer.id) else { return false };
+                credits.push(self.credit(watched.shard, answer.id));
+                !std::mem::replace(&mut watched.stands, true)
+            }
+            // Only now: what ends a watch by itself may leave before the order to end it arrives.
+            Ok(AnswerBody::WatchCancelled) => {
+                let mut long = self.long();
+                if let Some(watch) = long.cancels.remove(&answer.id) {
+                    long.watches.remove(&watch);
+                }
+                true
+            }
+            Ok(AnswerBody::Command(Reply::Lock(_))) => !self.long().waits.remove(&answer.id),
             Ok(AnswerBody::WatchCompacted { .. }) | Err(_) => {
-                !self.watches().remove(&answer.id).is_some_and(|w| w.stands)
+                let mut long = self.long();
+                long.cancels.remove(&answer.id);
+                let waited = long.waits.remove(&answer.id);
+                !waited && !long.watches.remove(&answer.id).is_some_and(|w| w.stands)
             }
             Ok(_) => true,
         }
@@ -205,15 +256,11 @@ impl Session {
         }
     }
 
-    fn too_many(&self) -> Failure {
+    fn too_many(&self, what: &str) -> Failure {
         let limit = self.in_flight_max;
-        Failure::new(
-            Code::Overloaded,
-            format!(
-                "call refused: the session has {limit} calls in flight, the limit \
-                calls_in_flight_max"
-            ),
-        )
+        let text =
+            format!("call refused: the session has {limit} {what}, the limit calls_in_flight_max");
+        Failure::new(Code::Overloaded, text)
     }
 }
 
@@ -297,8 +344,20 @@ fn answer_bytes(answer: &Answer) -> usize {
             Reply::Delete { previous, .. } => many(previous),
             Reply::Txn { results, .. } => results.iter().map(result_bytes).sum(),
             Reply::Compact { .. } | Reply::SessionsExpired { .. } | Reply::Failed(_) => 256,
-            Reply::Lease(_) | Reply::Lock(_) => 1024,
+            Reply::Lock(LockReply::Busy(busy)) => 256 + busy.holders.len() * 64,
+            Reply::Lease(_) | Reply::Lock(_) => 256,
         },
+        Ok(AnswerBody::KeptAlive(kept)) => kept.len() * 24,
+        Ok(AnswerBody::Leases(leases)) => leases.len() * 10,
+        Ok(AnswerBody::Lease(status)) => {
+            status.keys.iter().map(|key| key.len() + 16).sum::<usize>() + 64
+        }
+        Ok(AnswerBody::Lock(Some(info))) => {
+            let value = info.leadership.as_ref().map_or(0, |leader| leader.value.len());
+            256 + value + info.busy.holders.len() * 64
+        }
+        Ok(AnswerBody::Observed(Some(leader))) => leader.value.len() + 128,
+
         Ok(AnswerBody::Get { kv, .. }) => some(kv),
         Ok(AnswerBody::Range { page, .. }) => many(&page.kvs) + 1024,
         Ok(AnswerBody::Watch(batch)) => batch.events.iter().map(|e| e.cost() as usize + 128).sum(),
