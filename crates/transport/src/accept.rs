@@ -1,8 +1,9 @@
 //! Accepting connections so that idle, slow and foreign ones stay cheap and harmless.
 //!
 //! A connection is counted from its first moment to its last; beyond the limit it is closed at
-//! once. It is handed to the server only when its first bytes look like HTTP/2: who connects and
-//! says nothing, or something else, is hung up on after a while and costs a socket until then.
+//! once. It is handed to the server only when its first bytes look like HTTP/2, or, where that is
+//! served, like a GET of HTTP/1: who connects and says nothing, or something else, is hung up on
+//! after a while and costs a socket until then.
 
 use std::io;
 use std::pin::Pin;
@@ -20,6 +21,9 @@ use tonic::transport::server::{Connected, TcpConnectInfo};
 /// How every HTTP/2 connection begins (RFC 9113, 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// How a question of HTTP/1 begins.
+const GET: &[u8] = b"GET ";
+
 /// Bounds of one listener.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct AcceptLimits {
@@ -27,11 +31,32 @@ pub struct AcceptLimits {
     pub connections_max: usize,
     /// How long a connection may take to say its first words.
     pub greeting_timeout: Duration,
+    /// What those may be.
+    pub spoken: Spoken,
+}
+
+/// The protocols that a listener takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Spoken {
+    /// HTTP/2 alone.
+    Http2,
+    /// HTTP/2, and GET by HTTP/1.
+    Http2AndGet,
+}
+
+impl Spoken {
+    fn may_begin(self, bytes: &[u8]) -> bool {
+        PREFACE.starts_with(bytes) || (self == Self::Http2AndGet && GET.starts_with(bytes))
+    }
 }
 
 impl Default for AcceptLimits {
     fn default() -> Self {
-        Self { connections_max: 10_000, greeting_timeout: Duration::from_secs(10) }
+        Self {
+            connections_max: 10_000,
+            greeting_timeout: Duration::from_secs(10),
+            spoken: Spoken::Http2,
+        }
     }
 }
 
@@ -84,7 +109,7 @@ async fn accept_all(
         is_full = false;
         let tx = tx.clone();
         tokio::spawn(async move {
-            let greeting = greeting(&stream);
+            let greeting = greeting(&stream, limits.spoken);
             if let Ok(Ok(())) = tokio::time::timeout(limits.greeting_timeout, greeting).await {
                 let _ = tx.send(Ok(Accepted { stream, _permit: permit })).await;
             }
@@ -92,12 +117,13 @@ async fn accept_all(
     }
 }
 
-/// Ready when the first bytes have come and are those of HTTP/2; they stay unread.
-async fn greeting(stream: &TcpStream) -> io::Result<()> {
+/// Ready when the first bytes have come and are those of a protocol that is spoken; they stay
+/// unread.
+async fn greeting(stream: &TcpStream, spoken: Spoken) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut first = [0; 4];
     let n = stream.peek(&mut first).await?;
-    if n == 0 || !PREFACE.starts_with(&first[..n]) {
+    if n == 0 || !spoken.may_begin(&first[..n]) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "not an HTTP/2 connection"));
     }
     Ok(())

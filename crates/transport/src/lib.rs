@@ -14,7 +14,7 @@ pub mod limits;
 pub mod link;
 pub mod status;
 
-pub use accept::{AcceptLimits, Accepted, accept};
+pub use accept::{AcceptLimits, Accepted, Spoken, accept};
 
 /// The generated services and clients; their messages are those of `atoll_wire`.
 pub mod stub {

@@ -23,6 +23,12 @@ pub(crate) struct Pressure {
 }
 
 impl Pressure {
+    /// Whether new data is refused.
+    pub(crate) fn is_full(&self) -> bool {
+        let failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.iter().any(Option::is_some)
+    }
+
     /// Notes what `observer` sees and tells every lane if that changes whether there is room.
     pub(crate) fn set(&self, observer: Observer, failure: Option<Failure>, lanes: &Lanes) {
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);

@@ -10,7 +10,7 @@ use atoll_transport::stub::v1::admin_server::AdminServer;
 use atoll_transport::stub::v1::coordination_server::CoordinationServer;
 use atoll_transport::stub::v1::kv_server::KvServer;
 use atoll_transport::stub::v1::session_server::SessionServer;
-use atoll_transport::{AcceptLimits, accept};
+use atoll_transport::{AcceptLimits, Spoken, accept};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::service::Routes;
@@ -68,7 +68,8 @@ pub(super) async fn serve(
         }
     };
     let announcing = tokio::spawn(announce(config.clone(), hub.clone(), client.clone()));
-    let etcd = Etcd::new(&config, hub.clone(), client.clone());
+    let etcd = Etcd::new(&config, hub.clone(), client.clone(), stop.clone());
+    let site = super::etcd::http::routes(hub.clone());
     let kv = Kv { client: client.clone(), flight: flight.clone(), stop: stop.clone() };
     let coordination = Coordination { client: client.clone(), stop: stop.clone() };
     let admin = Admin { hub: hub.clone(), client };
@@ -95,12 +96,16 @@ pub(super) async fn serve(
         .add_service(health)
         .add_service(reflection);
     etcd.add_to(&mut routes);
-    let service = flight.over(routes.routes());
-    let accept_limits =
-        AcceptLimits { connections_max: config.connections_max, ..AcceptLimits::default() };
+    let service = flight.over(routes.routes().into_axum_router().merge(site).into());
+    let accept_limits = AcceptLimits {
+        connections_max: config.connections_max,
+        spoken: Spoken::Http2AndGet,
+        ..AcceptLimits::default()
+    };
     let incoming = accept(listener, accept_limits);
     let stopped = super::stopped(stop);
-    let served = limits.server().serve_with_incoming_shutdown(service, incoming, stopped).await;
+    let server = limits.server().accept_http1(true);
+    let served = server.serve_with_incoming_shutdown(service, incoming, stopped).await;
     if let Err(error) = served {
         tracing::error!(%error, "clients are no longer served");
     }

@@ -9,20 +9,29 @@
 //! ```text
 //!   kv, watch, lease, lock, election, cluster, maintenance, auth     one file per service
 //!       check (what etcd refuses unseen)     refusal (codes and texts)
-//!       range, txn (translation)             space (which keyspace; who answers)
+//!       range, txn, translate                space (which keyspace; who answers)
+//!       queue (behind locks and elections)   http (`/version`, `/health`)
 //!   client library -> node
 //! ```
 //!
 //! `docs/etcd.md` says what is offered, and where it differs from etcd.
 
+mod auth;
 mod check;
+mod cluster;
+mod election;
+pub(super) mod http;
 mod kv;
 mod lease;
+mod lock;
+mod maintenance;
+mod queue;
 mod range;
 mod refusal;
 mod space;
 mod translate;
 mod txn;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,8 +39,13 @@ use std::time::Duration;
 
 use atoll_base::{Code, Failure};
 use atoll_client::{Client, Keyspace, KeyspaceSpec, ShardOptions};
+use atoll_coord::{Consistency, RequestBody};
 use atoll_transport::stub::etcdserverpb as stub;
+use atoll_transport::stub::v3electionpb::election_server::ElectionServer;
+use atoll_transport::stub::v3lockpb::lock_server::LockServer;
 use atoll_wire::etcd::etcdserverpb as pb;
+use bytes::Bytes;
+use tokio::sync::watch as signal;
 use tonic::service::RoutesBuilder;
 use tonic::{Request, Status};
 
@@ -41,12 +55,17 @@ use super::request_timeout;
 use crate::config::NodeConfig;
 use crate::drive::Hub;
 
+/// The version of etcd whose API this is; its clients look at it before they use what is newer.
+const VERSION: &str = "3.5.13";
 /// Names the keyspace, where it is not the usual one.
 const KEYSPACE_METADATA: &str = "atoll-keyspace";
 /// A client that would rather fail than wait says `true`.
 const LEADER_METADATA: &str = "hasleader";
 /// The longest that a call waits, as with etcd: then its client is told so.
 const TIMEOUT: Duration = Duration::from_secs(7);
+/// How often a store that was just found is looked at until its leader is known here, too.
+const FIRST_LOOKS_MAX: usize = 50;
+const FIRST_LOOK_PAUSE: Duration = Duration::from_millis(20);
 /// What a request may have beyond what is kept of it.
 const OVERHEAD_BYTES: usize = 512 << 10;
 /// History is kept until somebody compacts it, as with etcd. A shard adds a quarter to this number.
@@ -63,24 +82,31 @@ struct Shared {
     client: Client,
     keyspace: String,
     limits: check::Limits,
+    stop: signal::Receiver<bool>,
     spaces: Mutex<BTreeMap<String, Arc<Space>>>,
 }
 
 /// One call of a client: the store that it is for, and a handle with the time that it may take.
 struct Call {
     space: Arc<Space>,
+    client: Client,
     keyspace: Keyspace,
 }
 
 impl Etcd {
-    pub(super) fn new(config: &NodeConfig, hub: Arc<Hub>, client: Client) -> Self {
+    pub(super) fn new(
+        config: &NodeConfig,
+        hub: Arc<Hub>,
+        client: Client,
+        stop: signal::Receiver<bool>,
+    ) -> Self {
         let limits = check::Limits {
             txn_ops_max: config.etcd_txn_ops_max,
             request_bytes_max: config.etcd_request_bytes_max,
         };
         let keyspace = config.etcd_keyspace.clone();
         let spaces = Mutex::default();
-        Self { shared: Arc::new(Shared { hub, client, keyspace, limits, spaces }) }
+        Self { shared: Arc::new(Shared { hub, client, keyspace, limits, stop, spaces }) }
     }
 
     /// Adds etcd's services to those of a server.
@@ -90,7 +116,24 @@ impl Etcd {
             .add_service(
                 stub::kv_server::KvServer::new(self.clone()).max_decoding_message_size(bytes_max),
             )
-            .add_service(stub::lease_server::LeaseServer::new(self.clone()));
+            .add_service(stub::lease_server::LeaseServer::new(self.clone()))
+            .add_service(stub::watch_server::WatchServer::new(self.clone()))
+            .add_service(stub::cluster_server::ClusterServer::new(self.clone()))
+            .add_service(stub::maintenance_server::MaintenanceServer::new(self.clone()))
+            .add_service(stub::auth_server::AuthServer::new(self.clone()))
+            .add_service(LockServer::new(self.clone()))
+            .add_service(ElectionServer::new(self.clone()));
+    }
+
+    /// Waits for something that may never come, but not when the node is about to leave.
+    async fn or_stopped<T>(
+        &self,
+        waited_for: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, Status> {
+        tokio::select! {
+            done = waited_for => done,
+            () = super::stopped(self.shared.stop.clone()) => Err(refusal::stopped()),
+        }
     }
 
     fn spaces(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Space>>> {
@@ -114,10 +157,14 @@ impl Etcd {
         };
         let wants_leader = metadata.get(LEADER_METADATA).is_some_and(|v| v == "true");
         if wants_leader && !space.has_leader() {
-            return Err(refusal::no_leader());
+            // What was seen may be old by now.
+            space.look().await;
+            if !space.has_leader() {
+                return Err(refusal::no_leader());
+            }
         }
         let keyspace = self.shared.client.keyspace(name).with_timeout(timeout);
-        Ok(Call { space, keyspace })
+        Ok(Call { space, client: self.shared.client.clone(), keyspace })
     }
 
     /// Looks a keyspace up; the usual one is made if it is not there.
@@ -143,8 +190,18 @@ impl Etcd {
             let text = format!("keyspace {name} has {count} shards, etcd's api needs one");
             return Err(Failure::new(Code::Unsupported, text));
         };
+        // A store that was just made has no leader for a moment; its first answer shows one.
+        let consistency = Consistency::Linearizable;
+        let any_key = RequestBody::Get { key: Bytes::from_static(&[0]), at: None, consistency };
+        client.keyspace(name).with_timeout(TIMEOUT).ask(any_key).await?;
         let mut space = Arc::new(Space::new(self.shared.hub.clone(), shard.shard));
-        space.look().await;
+        for _ in 0..FIRST_LOOKS_MAX {
+            space.look().await;
+            if space.has_leader() {
+                break;
+            }
+            tokio::time::sleep(FIRST_LOOK_PAUSE).await;
+        }
         {
             let mut spaces = self.spaces();
             space = spaces.entry(name.to_owned()).or_insert(space).clone();

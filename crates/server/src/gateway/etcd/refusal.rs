@@ -32,6 +32,12 @@ refusals! {
     lease_ttl_too_large = OutOfRange, "too large lease TTL";
     request_too_large = InvalidArgument, "request is too large";
     too_many_requests = ResourceExhausted, "too many requests";
+    member_not_found = NotFound, "member not found";
+    peer_urls_exist = FailedPrecondition, "Peer URLs already exists";
+    not_learner = FailedPrecondition, "can only promote a learner member";
+    not_leader = FailedPrecondition, "not leader";
+    bad_transferee = FailedPrecondition, "bad leader transferee";
+    auth_not_enabled = FailedPrecondition, "authentication is not enabled";
     no_leader = Unavailable, "no leader";
     stopped = Unavailable, "server stopped";
     timed_out = Unavailable, "request timed out";
