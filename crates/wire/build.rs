@@ -6,6 +6,8 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use prost::Message;
+use prost_types::FileDescriptorSet;
+use prost_types::field_descriptor_proto::Type;
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
@@ -23,6 +25,21 @@ fn main() -> Result<(), Box<dyn Error>> {
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
     let mut config = prost_build::Config::new();
     config.bytes(["."]);
+    let mut descriptors = descriptors;
+    keep_encoded(&mut descriptors, "Answer", "range");
     config.compile_fds(descriptors)?;
     Ok(())
+}
+
+/// Makes a message field of `atoll.v1` appear in the generated code as its bytes, which are the
+/// same on the wire: who fills it encodes once, and nobody measures it again at each level of
+/// nesting. Reflection tells the schema as it is written.
+fn keep_encoded(descriptors: &mut FileDescriptorSet, message: &str, field: &str) {
+    let files = descriptors.file.iter_mut().filter(|file| file.package() == "atoll.v1");
+    let messages = files.flat_map(|file| &mut file.message_type);
+    let fields = messages.filter(|m| m.name() == message).flat_map(|m| &mut m.field);
+    for field in fields.filter(|f| f.name() == field) {
+        field.set_type(Type::Bytes);
+        field.type_name = None;
+    }
 }

@@ -199,7 +199,7 @@ fn open(path: &Path, config: &NodeConfig) -> Result<Opened, StartError> {
     let engine_path = path.join("engine");
     let options = FjallOptions {
         cache_bytes: config.engine_cache_bytes,
-        memtable_bytes: config.engine_write_buffer_bytes,
+        layer_bytes: config.engine_write_buffer_bytes,
         ..FjallOptions::default()
     };
     let peers = if config.bootstrap.members.len() > 1 { Peers::Some } else { Peers::None };

@@ -15,8 +15,13 @@
 
 pub mod batch;
 pub mod fjall;
+mod flush;
+mod layer;
 pub mod mem;
+mod merged;
 mod persisted;
+mod redo;
+mod tables;
 #[cfg(test)]
 mod tests;
 

@@ -34,7 +34,7 @@ struct FjallBench {
 fn tiny() -> FjallOptions {
     FjallOptions {
         cache_bytes: 1 << 20,
-        memtable_bytes: 16 << 10,
+        layer_bytes: 16 << 10,
         worker_threads: 1,
         ..FjallOptions::default()
     }

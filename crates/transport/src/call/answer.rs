@@ -15,7 +15,8 @@ use super::lock::{
     decode_acquired, decode_lock_info, decode_observed, encode_lock_info, encode_observed,
 };
 use super::op::{decode_delete_reply, decode_put_reply, decode_txn_reply, encode_reply};
-use super::read::{decode_key_value, decode_page, encode_page, key_value, millis};
+use super::page::{decode_page_bytes, encode_page_bytes};
+use super::read::{decode_key_value, key_value, millis};
 use super::request::{decode_member, encode_member};
 use super::watch::{decode_watch_answer, encode_watch_events};
 use crate::status::{decode_failure, encode_failure};
@@ -39,10 +40,9 @@ fn encode_body(body: AnswerBody) -> Result<pb::answer::Body, Failure> {
             revision: revision.0,
             staleness_ms: millis(staleness),
         }),
-        AnswerBody::Range { page, newest, staleness } => Body::Range(pb::RangeResponse {
-            newest: newest.0,
-            ..encode_page(page, staleness, ShardId(0))
-        }),
+        AnswerBody::Range { page, newest, staleness } => {
+            Body::Range(encode_page_bytes(&page, newest, staleness))
+        }
         AnswerBody::WatchStarted { from } => Body::Watch(pb::WatchResponse {
             started: true,
             through_revision: from.prev().0,
@@ -96,12 +96,10 @@ fn decode_body(id: u64, body: Option<pb::answer::Body>) -> Result<AnswerBody, Fa
             revision: Revision(get.revision),
             staleness: Duration::from_millis(get.staleness_ms),
         },
-        Body::Range(range) => AnswerBody::Range {
-            // A node of an older build says nothing of it; what was read is the best known then.
-            newest: Revision(range.newest.max(range.revision)),
-            staleness: Duration::from_millis(range.staleness_ms),
-            page: decode_page(range),
-        },
+        Body::Range(range) => {
+            let (page, newest, staleness) = decode_page_bytes(range)?;
+            AnswerBody::Range { page, newest, staleness }
+        }
         Body::Watch(watch) if watch.started => {
             AnswerBody::WatchStarted { from: Revision(watch.through_revision).next() }
         }

@@ -9,6 +9,7 @@ mod answer;
 mod lease;
 mod lock;
 mod op;
+mod page;
 mod read;
 mod request;
 mod watch;

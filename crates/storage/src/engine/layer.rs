@@ -1,0 +1,270 @@
+//! A layer: recent batches in memory, over what lies in tables.
+//!
+//! Batches are numbered within their layer. Each key has its newest value and, only where a live
+//! view still looks at them, older ones; a view is a number. Nothing here is durable: the
+//! write-ahead log has what a crash takes.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use bytes::Bytes;
+
+use super::{Direction, EngineOp, KeyRange, Tree, WriteBatch, is_empty_range};
+
+/// The number of a batch within a layer, from 1; 0 is before the first.
+pub(super) type BatchNumber = u64;
+
+/// Sees every batch, whatever comes.
+pub(super) const NEWEST: BatchNumber = BatchNumber::MAX;
+
+/// What a layer knows of a key: its value, or that it was deleted.
+pub(super) type Change = (Bytes, Option<Bytes>);
+
+/// What a pair costs besides its bytes.
+const PAIR_OVERHEAD_BYTES: u64 = 112;
+
+/// The values of a key.
+struct Versions {
+    number: BatchNumber,
+    value: Option<Bytes>,
+    /// Oldest first; only what some view needs.
+    older: Vec<(BatchNumber, Option<Bytes>)>,
+}
+
+impl Versions {
+    fn at(&self, number: BatchNumber) -> Option<&Option<Bytes>> {
+        if self.number <= number {
+            return Some(&self.value);
+        }
+        self.older.iter().rev().find(|(n, _)| *n <= number).map(|(_, value)| value)
+    }
+}
+
+/// The changes of one tree, by key.
+type Changes = BTreeMap<Bytes, Versions>;
+
+#[derive(Default)]
+struct State {
+    trees: BTreeMap<Tree, Changes>,
+    newest: BatchNumber,
+    /// Live views by what they see, and how many of each.
+    views: BTreeMap<BatchNumber, usize>,
+}
+
+/// Recent batches.
+#[derive(Default)]
+pub(super) struct Layer {
+    state: RwLock<State>,
+    bytes: AtomicU64,
+}
+
+impl Layer {
+    /// Bytes of memory, roughly.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Takes a batch without range deletes.
+    pub(super) fn write(&self, batch: WriteBatch) {
+        let mut state = self.write_state();
+        state.newest += 1;
+        let mut added = 0;
+        for op in batch.into_ops() {
+            match op {
+                EngineOp::Put { tree, key, value } => added += state.set(tree, key, Some(value)),
+                EngineOp::Delete { tree, key } => added += state.set(tree, key, None),
+                EngineOp::DeleteRange { .. } => unreachable!("range deletes were replaced"),
+            }
+        }
+        self.bytes.fetch_add(added, Ordering::Relaxed);
+    }
+
+    /// What is known of `key` at `number`; `None` when nothing is.
+    pub(super) fn get(&self, tree: Tree, key: &[u8], number: BatchNumber) -> Option<Option<Bytes>> {
+        let state = self.read_state();
+        state.trees.get(&tree)?.get(key)?.at(number).cloned()
+    }
+
+    /// Keeps what there is now alive until [`Layer::release`].
+    pub(super) fn hold(&self) -> BatchNumber {
+        let mut state = self.write_state();
+        let number = state.newest;
+        *state.views.entry(number).or_default() += 1;
+        number
+    }
+
+    /// Ends a [`Layer::hold`].
+    pub(super) fn release(&self, number: BatchNumber) {
+        let mut state = self.write_state();
+        if let Some(count) = state.views.get_mut(&number) {
+            *count -= 1;
+            if *count == 0 {
+                state.views.remove(&number);
+            }
+        }
+    }
+
+    /// Up to `count_max` changes of `range` as seen at `number`, in order.
+    pub(super) fn chunk(
+        &self,
+        tree: Tree,
+        range: KeyRange<'_>,
+        direction: Direction,
+        number: BatchNumber,
+        count_max: usize,
+    ) -> Vec<Change> {
+        let state = self.read_state();
+        let Some(changes) = state.trees.get(&tree) else { return Vec::new() };
+        if is_empty_range(&range) {
+            return Vec::new();
+        }
+        let seen = |(key, versions): (&Bytes, &Versions)| {
+            versions.at(number).map(|value| (key.clone(), value.clone()))
+        };
+        let found = changes.range::<[u8], _>(range);
+        match direction {
+            Direction::Forward => found.filter_map(seen).take(count_max).collect(),
+            Direction::Backward => found.rev().filter_map(seen).take(count_max).collect(),
+        }
+    }
+
+    /// The trees that have changes.
+    pub(super) fn trees(&self) -> Vec<Tree> {
+        self.read_state().trees.keys().copied().collect()
+    }
+
+    /// Calls `each` with the newest change of every key of `tree`, in order.
+    pub(super) fn each<E>(
+        &self,
+        tree: Tree,
+        mut each: impl FnMut(&Bytes, Option<&Bytes>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let state = self.read_state();
+        let Some(changes) = state.trees.get(&tree) else { return Ok(()) };
+        changes.iter().try_for_each(|(key, versions)| each(key, versions.value.as_ref()))
+    }
+
+    /// How many keys of `tree` have changes.
+    pub(super) fn len(&self, tree: Tree) -> usize {
+        self.read_state().trees.get(&tree).map_or(0, BTreeMap::len)
+    }
+
+    /// Forgets a tree's changes, for views too.
+    pub(super) fn forget(&self, tree: Tree) {
+        self.write_state().trees.remove(&tree);
+    }
+
+    fn read_state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_state(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Returns by how many bytes the layer grew.
+    fn set(&mut self, tree: Tree, key: Bytes, value: Option<Bytes>) -> u64 {
+        let number = self.newest;
+        let value_bytes = value.as_ref().map_or(0, Bytes::len) as u64;
+        let changes = self.trees.entry(tree).or_default();
+        let Some(versions) = changes.get_mut(&key) else {
+            let grown = key.len() as u64 + value_bytes + PAIR_OVERHEAD_BYTES;
+            // The key is copied: it may be a slice of a message many times its size.
+            let key = Bytes::copy_from_slice(&key);
+            changes.insert(key, Versions { number, value, older: Vec::new() });
+            return grown;
+        };
+        let before = (versions.number, std::mem::replace(&mut versions.value, value));
+        versions.number = number;
+        let before_bytes = before.1.as_ref().map_or(0, Bytes::len) as u64;
+        if self.views.is_empty() || self.views.range(before.0..number).next().is_none() {
+            return value_bytes.saturating_sub(before_bytes);
+        }
+        versions.older.push(before);
+        value_bytes
+    }
+}
+
+/// Goes through a range of a layer, a chunk at a time, so that writes may happen meanwhile.
+pub(super) struct LayerScan<'a> {
+    layer: &'a Layer,
+    number: BatchNumber,
+    tree: Tree,
+    from: Bound<Bytes>,
+    to: Bound<Bytes>,
+    direction: Direction,
+    chunk: std::vec::IntoIter<Change>,
+    chunk_max: usize,
+    is_exhausted: bool,
+}
+
+/// Changes of a scan's first chunk; later ones are larger.
+const CHUNK_MIN: usize = 32;
+const CHUNK_MAX: usize = 256;
+
+impl<'a> LayerScan<'a> {
+    /// `None` when the layer has nothing in `range`.
+    pub(super) fn new(
+        layer: &'a Layer,
+        number: BatchNumber,
+        tree: Tree,
+        range: KeyRange<'_>,
+        direction: Direction,
+    ) -> Option<Self> {
+        let mut scan = Self {
+            layer,
+            number,
+            tree,
+            from: range.0.map(Bytes::copy_from_slice),
+            to: range.1.map(Bytes::copy_from_slice),
+            direction,
+            chunk: Vec::new().into_iter(),
+            chunk_max: CHUNK_MIN,
+            is_exhausted: false,
+        };
+        scan.refill();
+        (scan.chunk.len() > 0).then_some(scan)
+    }
+
+    fn refill(&mut self) {
+        let range = (as_slice(&self.from), as_slice(&self.to));
+        let (number, count) = (self.number, self.chunk_max);
+        let chunk = self.layer.chunk(self.tree, range, self.direction, number, count);
+        self.is_exhausted = chunk.len() < self.chunk_max;
+        self.chunk_max = (self.chunk_max * 2).min(CHUNK_MAX);
+        if let Some((last, _)) = chunk.last() {
+            match self.direction {
+                Direction::Forward => self.from = Bound::Excluded(last.clone()),
+                Direction::Backward => self.to = Bound::Excluded(last.clone()),
+            }
+        }
+        self.chunk = chunk.into_iter();
+    }
+}
+
+impl Iterator for LayerScan<'_> {
+    type Item = Change;
+
+    fn next(&mut self) -> Option<Change> {
+        if let Some(change) = self.chunk.next() {
+            return Some(change);
+        }
+        if self.is_exhausted {
+            return None;
+        }
+        self.refill();
+        self.chunk.next()
+    }
+}
+
+fn as_slice(bound: &Bound<Bytes>) -> Bound<&[u8]> {
+    match bound {
+        Bound::Included(b) => Bound::Included(b),
+        Bound::Excluded(b) => Bound::Excluded(b),
+        Bound::Unbounded => Bound::Unbounded,
+    }
+}

@@ -1,0 +1,343 @@
+//! Tables on disk, by fjall: what a flush has made of layers.
+//!
+//! One fjall keyspace per [`Tree`], made when first flushed. A layer comes in as one sorted run per
+//! tree ([`Tables::flush`]), past fjall's journal and memtables: the write-ahead log is journal
+//! enough. What makes the runs of several trees one step is the redo file.
+//!
+//! Each flush is counted, in fjall *and*, once fjall has synced, in a small file beside it; tables
+//! that know fewer flushes than that file have lost something.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use atoll_base::KeyspaceId;
+use bytes::Bytes;
+use fjall::config::CompressionPolicy;
+use fjall::{
+    CompressionType, Database, Guard, Keyspace, KeyspaceCreateOptions, PersistMode, Readable,
+    Snapshot,
+};
+
+use super::fjall::{Compression, FjallOptions};
+use super::layer::Layer;
+use super::persisted::PersistedMark;
+use super::redo::{RedoError, RedoFile};
+use super::{Direction, EngineError, KeyRange, Pair, Scan, Tree, is_empty_range};
+use crate::disk::RealDisk;
+
+/// The fjall keyspace that holds the engine's own records.
+const OWN_KEYSPACE: &str = "engine";
+const PERSISTED_KEY: &[u8] = b"persisted";
+
+/// Runs in a tree's first level from which on a flush waits for compaction.
+const RUNS_MAX: usize = 24;
+/// How long it waits at most, and how often it looks.
+const RUNS_WAIT_MAX: Duration = Duration::from_secs(30);
+const RUNS_LOOK: Duration = Duration::from_millis(20);
+
+pub(super) type Trees = BTreeMap<Tree, Keyspace>;
+
+/// Everything that was flushed.
+pub(super) struct Tables {
+    db: Database,
+    own: Keyspace,
+    compression: Compression,
+    /// Replaced, never changed, so that a view keeps the trees it began with.
+    trees: RwLock<Arc<Trees>>,
+    persisted: Mutex<PersistedMark>,
+    redo: RedoFile,
+}
+
+impl Tables {
+    /// Opens the tables in `dir` and carries a flush to its end that was under way.
+    pub(super) fn open(dir: &Path, options: &FjallOptions) -> Result<Self, EngineError> {
+        std::fs::create_dir_all(dir).map_err(|e| failed("open", e))?;
+        let persisted = PersistedMark::open(&RealDisk, dir).map_err(|e| failed("open", e))?;
+        let db = Database::builder(dir.join("fjall"))
+            .cache_size(options.cache_bytes)
+            .worker_threads(options.worker_threads.max(1))
+            .manual_journal_persist(true)
+            .open()
+            .map_err(|e| error("open", e))?;
+        let mut trees = Trees::new();
+        for name in db.list_keyspace_names() {
+            if let Some(tree) = tree_named(&name) {
+                let handle =
+                    open_tree(&db, options.compression, tree).map_err(|e| error("open", e))?;
+                trees.insert(tree, handle);
+            }
+        }
+        let own = db
+            .keyspace(OWN_KEYSPACE, KeyspaceCreateOptions::default)
+            .map_err(|e| error("open", e))?;
+        let found = own.get(PERSISTED_KEY).map_err(|e| error("open", e))?;
+        let found = found.and_then(|v| v.first_chunk().copied()).map_or(0, u64::from_le_bytes);
+        if found < persisted.count() {
+            let count = persisted.count();
+            let reason = format!("it knows persist {found}, but persist {count} was acknowledged");
+            return Err(EngineError::Damaged { during: "open", reason });
+        }
+        let tables = Self {
+            db,
+            own,
+            compression: options.compression,
+            trees: RwLock::new(Arc::new(trees)),
+            persisted: Mutex::new(persisted),
+            redo: RedoFile::new(dir),
+        };
+        tables.finish_flush()?;
+        Ok(tables)
+    }
+
+    /// Carries out what the redo file says.
+    fn finish_flush(&self) -> Result<(), EngineError> {
+        let (number, layer) = match self.redo.read() {
+            Ok(None) => return Ok(()),
+            Ok(Some(found)) => found,
+            Err(RedoError::Io(e)) => return Err(io_error("open", e)),
+            Err(RedoError::Damaged(reason)) => {
+                return Err(EngineError::Damaged { during: "open", reason });
+            }
+        };
+        let mut persisted = self.persisted();
+        match number.checked_sub(persisted.count()) {
+            Some(0) => {}
+            Some(1) => self.take_in(&layer, number, &mut persisted)?,
+            _ => {
+                let count = persisted.count();
+                let reason = format!("redo file of flush {number} stands beside flush {count}");
+                return Err(EngineError::Damaged { during: "open", reason });
+            }
+        }
+        self.redo.remove().map_err(|e| io_error("open", e))
+    }
+
+    /// Puts a layer into the tables, all or nothing; on return it survives a power loss.
+    pub(super) fn flush(&self, layer: &Layer) -> Result<(), EngineError> {
+        let mut persisted = self.persisted();
+        let number = persisted.count() + 1;
+        self.redo.write(number, layer).map_err(|e| io_error("flush", e))?;
+        self.take_in(layer, number, &mut persisted)?;
+        self.redo.remove().map_err(|e| io_error("flush", e))
+    }
+
+    fn take_in(
+        &self,
+        layer: &Layer,
+        number: u64,
+        persisted: &mut PersistedMark,
+    ) -> Result<(), EngineError> {
+        for tree in layer.trees().into_iter().filter(|tree| layer.len(*tree) > 0) {
+            let handle = self.tree_for_write(tree)?;
+            wait_for_compaction(&handle);
+            let mut run = handle.start_ingestion().map_err(|e| error("flush", e))?;
+            layer
+                .each(tree, |key, value| match value {
+                    Some(value) => run.write(key.clone(), value.clone()),
+                    None => run.write_tombstone(key.clone()),
+                })
+                .and_then(|()| run.finish())
+                .map_err(|e| error("flush", e))?;
+        }
+        // Fails if one of fjall's threads met an error.
+        self.own.insert(PERSISTED_KEY, number.to_le_bytes()).map_err(|e| error("flush", e))?;
+        self.db.persist(PersistMode::SyncData).map_err(|e| error("flush", e))?;
+        persisted.record(number).map_err(|e| io_error("flush", e))
+    }
+
+    fn persisted(&self) -> MutexGuard<'_, PersistedMark> {
+        self.persisted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn trees(&self) -> Arc<Trees> {
+        Arc::clone(&self.trees.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The handle of a tree, which is made where it is missing. Making one syncs files.
+    fn tree_for_write(&self, tree: Tree) -> Result<Keyspace, EngineError> {
+        if let Some(handle) = self.trees().get(&tree) {
+            return Ok(handle.clone());
+        }
+        let mut trees = self.trees.write().unwrap_or_else(PoisonError::into_inner);
+        let handle = open_tree(&self.db, self.compression, tree).map_err(|e| error("flush", e))?;
+        let mut next = Trees::clone(&trees);
+        next.insert(tree, handle.clone());
+        *trees = Arc::new(next);
+        Ok(handle)
+    }
+
+    /// The value of `key`. The bytes are its own: a block that it lay in is not kept.
+    pub(super) fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        let trees = self.trees();
+        let Some(handle) = trees.get(&tree) else { return Ok(None) };
+        let value = handle.get(key).map_err(|e| error("get", e))?;
+        Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+    }
+
+    /// A picture of the tables as they are.
+    pub(super) fn view(&self) -> TablesView {
+        TablesView { snapshot: self.db.snapshot(), trees: self.trees() }
+    }
+
+    pub(super) fn drop_keyspace(&self, keyspace: KeyspaceId) -> Result<(), EngineError> {
+        let mut trees = self.trees.write().unwrap_or_else(PoisonError::into_inner);
+        let mut next = Trees::clone(&trees);
+        for tree in [Tree::Current(keyspace), Tree::History(keyspace)] {
+            if let Some(handle) = next.remove(&tree) {
+                self.db.delete_keyspace(handle).map_err(|e| error("drop", e))?;
+            }
+        }
+        *trees = Arc::new(next);
+        Ok(())
+    }
+
+    pub(super) fn disk_bytes(&self) -> Result<u64, EngineError> {
+        self.db.disk_space().map_err(|e| error("measure", e))
+    }
+
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.db.cache_size() + self.db.write_buffer_size()
+    }
+}
+
+/// A picture of the tables.
+pub(super) struct TablesView {
+    snapshot: Snapshot,
+    trees: Arc<Trees>,
+}
+
+impl TablesView {
+    pub(super) fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        let Some(handle) = self.trees.get(&tree) else { return Ok(None) };
+        let value = self.snapshot.get(handle, key).map_err(|e| error("get", e))?;
+        Ok(value.map(Bytes::from))
+    }
+
+    /// `None` when nothing of the tree was ever flushed.
+    pub(super) fn scan<'a>(
+        &'a self,
+        tree: Tree,
+        range: KeyRange<'_>,
+        direction: Direction,
+    ) -> Option<Scan<'a>> {
+        let handle = self.trees.get(&tree)?;
+        if is_empty_range(&range) {
+            return None;
+        }
+        let range = (range.0.map(<[u8]>::to_vec), range.1.map(<[u8]>::to_vec));
+        let found = self.snapshot.range::<Vec<u8>, _>(handle, range);
+        Some(match direction {
+            Direction::Forward => Box::new(UntilError::new(found.map(pair))),
+            Direction::Backward => Box::new(UntilError::new(found.rev().map(pair))),
+        })
+    }
+}
+
+/// Ends a scan after its first error.
+struct UntilError<I> {
+    rest: Option<I>,
+}
+
+impl<I> UntilError<I> {
+    fn new(inner: I) -> Self {
+        Self { rest: Some(inner) }
+    }
+}
+
+impl<I: Iterator<Item = Result<Pair, EngineError>>> Iterator for UntilError<I> {
+    type Item = Result<Pair, EngineError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.rest.as_mut()?.next();
+        if matches!(next, None | Some(Err(_))) {
+            self.rest = None;
+        }
+        next
+    }
+}
+
+fn pair(guard: Guard) -> Result<Pair, EngineError> {
+    let (key, value) = guard.into_inner().map_err(|e| error("scan", e))?;
+    Ok((key.into(), value.into()))
+}
+
+/// Lets compaction catch up where a tree has many runs, for a while.
+fn wait_for_compaction(handle: &Keyspace) {
+    let began = Instant::now();
+    while handle.l0_table_count() >= RUNS_MAX && began.elapsed() < RUNS_WAIT_MAX {
+        std::thread::sleep(RUNS_LOOK);
+    }
+}
+
+fn tree_name(tree: Tree) -> String {
+    match tree {
+        Tree::Meta => "meta".to_owned(),
+        Tree::Current(keyspace) => format!("current-{keyspace}"),
+        Tree::History(keyspace) => format!("history-{keyspace}"),
+    }
+}
+
+fn tree_named(name: &str) -> Option<Tree> {
+    let keyspace = |number: &str| number.parse().ok().map(KeyspaceId);
+    match name.split_once('-') {
+        None if name == "meta" => Some(Tree::Meta),
+        Some(("current", number)) => keyspace(number).map(Tree::Current),
+        Some(("history", number)) => keyspace(number).map(Tree::History),
+        _ => None,
+    }
+}
+
+fn open_tree(db: &Database, compression: Compression, tree: Tree) -> fjall::Result<Keyspace> {
+    db.keyspace(&tree_name(tree), || {
+        let compression = match compression {
+            Compression::None => CompressionPolicy::disabled(),
+            Compression::Lz4 => CompressionPolicy::new([
+                CompressionType::None,
+                CompressionType::None,
+                CompressionType::Lz4,
+            ]),
+        };
+        KeyspaceCreateOptions::default()
+            .manual_journal_persist(true)
+            .data_block_compression_policy(compression)
+    })
+}
+
+/// An error of a file of our own.
+fn io_error(during: &'static str, source: std::io::Error) -> EngineError {
+    match source.kind() {
+        std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+            EngineError::DiskFull { during }
+        }
+        _ => failed(during, source),
+    }
+}
+
+fn failed(
+    during: &'static str,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> EngineError {
+    EngineError::Failed { during, source: source.into() }
+}
+
+/// Sorts the library's errors into damage, full disks and the rest.
+fn error(during: &'static str, source: fjall::Error) -> EngineError {
+    use fjall::{Error, LsmError};
+    match &source {
+        Error::Io(io) | Error::Storage(LsmError::Io(io)) => match io.kind() {
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
+                EngineError::DiskFull { during }
+            }
+            // Tables and journals have known lengths: one that ends early was cut.
+            std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::InvalidData => {
+                EngineError::Damaged { during, reason: source.to_string() }
+            }
+            _ => failed(during, source),
+        },
+        Error::Poisoned => EngineError::Poisoned { during },
+        Error::KeyspaceDeleted | Error::Locked => failed(during, source),
+        _ => EngineError::Damaged { during, reason: source.to_string() },
+    }
+}
