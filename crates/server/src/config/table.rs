@@ -364,7 +364,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "engine_write_buffer_bytes",
         Some("64MiB"),
         "1MiB to 64GiB",
-        "Memory for writes before they become files, per keyspace.",
+        "Memory for recent writes before they become files; up to three times as much is held \
+         while files are written.",
         |c, v| {
             c.engine_write_buffer_bytes = sized(v, MIB, 64 * GIB)?;
             Ok(())

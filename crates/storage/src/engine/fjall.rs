@@ -18,45 +18,11 @@ use bytes::Bytes;
 use super::flush::{Held, LayeredTables};
 use super::layer::LayerScan;
 use super::merged::MergedScan;
-use super::tables::{Tables, TablesView};
+use super::tables::{FjallOptions, Tables, TablesView};
 use super::{
     Direction, Engine, EngineError, EngineOp, KeyRange, ReadView, Scan, Tree, WriteBatch,
     check_keys,
 };
-
-/// How table blocks are stored.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Compression {
-    /// As they are.
-    None,
-    /// LZ4 from the third level on, where most of the data lies.
-    Lz4,
-}
-
-/// Settings of a [`FjallEngine`].
-#[derive(Clone, Debug)]
-pub struct FjallOptions {
-    /// Bytes of the block cache, shared by all trees.
-    pub cache_bytes: u64,
-    /// Bytes of recent writes in memory before they are flushed; twice that, and what is being
-    /// flushed, are held at most.
-    pub layer_bytes: u64,
-    /// Threads that compact.
-    pub worker_threads: usize,
-    /// How new trees store their blocks.
-    pub compression: Compression,
-}
-
-impl Default for FjallOptions {
-    fn default() -> Self {
-        Self {
-            cache_bytes: 64 << 20,
-            layer_bytes: 32 << 20,
-            worker_threads: 2,
-            compression: Compression::Lz4,
-        }
-    }
-}
 
 /// Ordered keys on disk.
 pub struct FjallEngine {

@@ -3,6 +3,9 @@
 //! Batches are numbered within their layer. Each key has its newest value and, only where a live
 //! view still looks at them, older ones; a view is a number. Nothing here is durable: the
 //! write-ahead log has what a crash takes.
+//!
+//! History is written with every change and seldom read. Its changes wait in a tail, in the order
+//! of writing, until somebody reads the tree or it is flushed; then they are sorted in.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -42,8 +45,20 @@ impl Versions {
     }
 }
 
-/// The changes of one tree, by key.
-type Changes = BTreeMap<Bytes, Versions>;
+/// A change that is not sorted in yet.
+struct Waiting {
+    key: Bytes,
+    number: BatchNumber,
+    value: Option<Bytes>,
+}
+
+/// The changes of one tree.
+#[derive(Default)]
+struct Changes {
+    sorted: BTreeMap<Bytes, Versions>,
+    /// Later than what is sorted, in the order of writing.
+    tail: Vec<Waiting>,
+}
 
 #[derive(Default)]
 struct State {
@@ -83,8 +98,8 @@ impl Layer {
 
     /// What is known of `key` at `number`; `None` when nothing is.
     pub(super) fn get(&self, tree: Tree, key: &[u8], number: BatchNumber) -> Option<Option<Bytes>> {
-        let state = self.read_state();
-        state.trees.get(&tree)?.get(key)?.at(number).cloned()
+        let state = self.sorted(tree);
+        state.trees.get(&tree)?.sorted.get(key)?.at(number).cloned()
     }
 
     /// Keeps what there is now alive until [`Layer::release`].
@@ -115,7 +130,7 @@ impl Layer {
         number: BatchNumber,
         count_max: usize,
     ) -> Vec<Change> {
-        let state = self.read_state();
+        let state = self.sorted(tree);
         let Some(changes) = state.trees.get(&tree) else { return Vec::new() };
         if is_empty_range(&range) {
             return Vec::new();
@@ -123,7 +138,7 @@ impl Layer {
         let seen = |(key, versions): (&Bytes, &Versions)| {
             versions.at(number).map(|value| (key.clone(), value.clone()))
         };
-        let found = changes.range::<[u8], _>(range);
+        let found = changes.sorted.range::<[u8], _>(range);
         match direction {
             Direction::Forward => found.filter_map(seen).take(count_max).collect(),
             Direction::Backward => found.rev().filter_map(seen).take(count_max).collect(),
@@ -141,19 +156,26 @@ impl Layer {
         tree: Tree,
         mut each: impl FnMut(&Bytes, Option<&Bytes>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let state = self.read_state();
+        let state = self.sorted(tree);
         let Some(changes) = state.trees.get(&tree) else { return Ok(()) };
-        changes.iter().try_for_each(|(key, versions)| each(key, versions.value.as_ref()))
-    }
-
-    /// How many keys of `tree` have changes.
-    pub(super) fn len(&self, tree: Tree) -> usize {
-        self.read_state().trees.get(&tree).map_or(0, BTreeMap::len)
+        changes.sorted.iter().try_for_each(|(key, versions)| each(key, versions.value.as_ref()))
     }
 
     /// Forgets a tree's changes, for views too.
     pub(super) fn forget(&self, tree: Tree) {
         self.write_state().trees.remove(&tree);
+    }
+
+    /// The state with all changes of `tree` sorted in.
+    fn sorted(&self, tree: Tree) -> RwLockReadGuard<'_, State> {
+        loop {
+            let state = self.read_state();
+            if state.trees.get(&tree).is_none_or(|changes| changes.tail.is_empty()) {
+                return state;
+            }
+            drop(state);
+            self.write_state().sort_in(tree);
+        }
     }
 
     fn read_state(&self) -> RwLockReadGuard<'_, State> {
@@ -169,19 +191,55 @@ impl State {
     /// Returns by how many bytes the layer grew.
     fn set(&mut self, tree: Tree, key: Bytes, value: Option<Bytes>) -> u64 {
         let number = self.newest;
-        let value_bytes = value.as_ref().map_or(0, Bytes::len) as u64;
         let changes = self.trees.entry(tree).or_default();
-        let Some(versions) = changes.get_mut(&key) else {
+        if !matches!(tree, Tree::History(_)) {
+            return changes.set(key, number, value, &self.views);
+        }
+        let grown = (key.len() + value.as_ref().map_or(0, Bytes::len)) as u64 + PAIR_OVERHEAD_BYTES;
+        changes.tail.push(Waiting { key, number, value });
+        grown
+    }
+
+    fn sort_in(&mut self, tree: Tree) {
+        let Some(changes) = self.trees.get_mut(&tree) else { return };
+        let mut tail = std::mem::take(&mut changes.tail);
+        // Stable: changes of one key stay in order.
+        tail.sort_by(|a, b| a.key.cmp(&b.key));
+        let is_plain = changes.sorted.is_empty() && tail.windows(2).all(|w| w[0].key != w[1].key);
+        if is_plain {
+            let pairs = tail.into_iter().map(|waiting| {
+                let Waiting { key, number, value } = waiting;
+                (key, Versions { number, value, older: Vec::new() })
+            });
+            changes.sorted = pairs.collect();
+            return;
+        }
+        for Waiting { key, number, value } in tail {
+            changes.set(key, number, value, &self.views);
+        }
+    }
+}
+
+impl Changes {
+    fn set(
+        &mut self,
+        key: Bytes,
+        number: BatchNumber,
+        value: Option<Bytes>,
+        views: &BTreeMap<BatchNumber, usize>,
+    ) -> u64 {
+        let value_bytes = value.as_ref().map_or(0, Bytes::len) as u64;
+        let Some(versions) = self.sorted.get_mut(&key) else {
             let grown = key.len() as u64 + value_bytes + PAIR_OVERHEAD_BYTES;
             // The key is copied: it may be a slice of a message many times its size.
             let key = Bytes::copy_from_slice(&key);
-            changes.insert(key, Versions { number, value, older: Vec::new() });
+            self.sorted.insert(key, Versions { number, value, older: Vec::new() });
             return grown;
         };
         let before = (versions.number, std::mem::replace(&mut versions.value, value));
         versions.number = number;
         let before_bytes = before.1.as_ref().map_or(0, Bytes::len) as u64;
-        if self.views.is_empty() || self.views.range(before.0..number).next().is_none() {
+        if views.is_empty() || views.range(before.0..number).next().is_none() {
             return value_bytes.saturating_sub(before_bytes);
         }
         versions.older.push(before);

@@ -30,9 +30,10 @@ use std::ops::Bound;
 use atoll_base::KeyspaceId;
 use bytes::Bytes;
 
-pub use self::fjall::{Compression, FjallEngine, FjallOptions};
+pub use self::fjall::FjallEngine;
 pub use batch::{EngineOp, WriteBatch};
 pub use mem::MemEngine;
+pub use tables::{Compression, FjallOptions};
 
 /// The longest key.
 pub const KEY_BYTES_MAX: usize = 65_535;

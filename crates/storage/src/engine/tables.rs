@@ -14,13 +14,12 @@ use std::time::{Duration, Instant};
 
 use atoll_base::KeyspaceId;
 use bytes::Bytes;
-use fjall::config::CompressionPolicy;
+use fjall::config::{CompressionPolicy, FilterPolicy};
 use fjall::{
     CompressionType, Database, Guard, Keyspace, KeyspaceCreateOptions, PersistMode, Readable,
     Snapshot,
 };
 
-use super::fjall::{Compression, FjallOptions};
 use super::layer::Layer;
 use super::persisted::PersistedMark;
 use super::redo::{RedoError, RedoFile};
@@ -36,6 +35,40 @@ const RUNS_MAX: usize = 24;
 /// How long it waits at most, and how often it looks.
 const RUNS_WAIT_MAX: Duration = Duration::from_secs(30);
 const RUNS_LOOK: Duration = Duration::from_millis(20);
+
+/// How table blocks are stored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Compression {
+    /// As they are.
+    None,
+    /// LZ4 from the third level on, where most of the data lies.
+    Lz4,
+}
+
+/// Settings of a [`FjallEngine`].
+#[derive(Clone, Debug)]
+pub struct FjallOptions {
+    /// Bytes of the block cache, shared by all trees.
+    pub cache_bytes: u64,
+    /// Bytes of recent writes in memory before they are flushed; twice that, and what is being
+    /// flushed, are held at most.
+    pub layer_bytes: u64,
+    /// Threads that compact.
+    pub worker_threads: usize,
+    /// How new trees store their blocks.
+    pub compression: Compression,
+}
+
+impl Default for FjallOptions {
+    fn default() -> Self {
+        Self {
+            cache_bytes: 64 << 20,
+            layer_bytes: 32 << 20,
+            worker_threads: 2,
+            compression: Compression::Lz4,
+        }
+    }
+}
 
 pub(super) type Trees = BTreeMap<Tree, Keyspace>;
 
@@ -129,7 +162,7 @@ impl Tables {
         number: u64,
         persisted: &mut PersistedMark,
     ) -> Result<(), EngineError> {
-        for tree in layer.trees().into_iter().filter(|tree| layer.len(*tree) > 0) {
+        for tree in layer.trees() {
             let handle = self.tree_for_write(tree)?;
             wait_for_compaction(&handle);
             let mut run = handle.start_ingestion().map_err(|e| error("flush", e))?;
@@ -299,9 +332,14 @@ fn open_tree(db: &Database, compression: Compression, tree: Tree) -> fjall::Resu
                 CompressionType::Lz4,
             ]),
         };
-        KeyspaceCreateOptions::default()
+        let options = KeyspaceCreateOptions::default()
             .manual_journal_persist(true)
-            .data_block_compression_policy(compression)
+            .data_block_compression_policy(compression);
+        match tree {
+            Tree::Current(_) => options,
+            // Filters serve lookups of single keys that may not be there, which are rare in these.
+            Tree::History(_) | Tree::Meta => options.filter_policy(FilterPolicy::disabled()),
+        }
     })
 }
 

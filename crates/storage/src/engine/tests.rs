@@ -360,3 +360,130 @@ fn files_below(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
     }
     found
 }
+
+/// What a crash leaves of a flush that had written its redo file.
+fn interrupted_flush(dir: &std::path::Path) -> super::layer::Layer {
+    let engine = FjallEngine::open(dir, tiny()).unwrap();
+    let both = |value: &str| {
+        let mut batch = WriteBatch::new();
+        batch.put(Tree::Meta, b("m"), b(value)).put(TREES[1], b("k"), b(value));
+        batch.put(TREES[2], b("h"), b(value)).delete(TREES[1], b("gone"));
+        batch
+    };
+    let mut first = both("1");
+    first.put(TREES[1], b("gone"), b("1"));
+    engine.write(first).unwrap();
+    engine.persist().unwrap();
+    drop(engine);
+    let layer = super::layer::Layer::default();
+    layer.write(both("2"));
+    super::redo::RedoFile::new(dir).write(2, &layer).unwrap();
+    layer
+}
+
+fn values(engine: &FjallEngine) -> String {
+    let view = engine.view();
+    TREES.map(|tree| text(&all(&*view, tree))).join("; ")
+}
+
+const BEFORE: &str = "m=1; gone=1 k=1; h=1; ";
+const AFTER: &str = "m=2; k=2; h=2; ";
+
+#[test]
+fn a_flush_that_a_crash_interrupted_is_carried_out_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    interrupted_flush(dir.path());
+    for _ in 0..2 {
+        assert_eq!(values(&FjallEngine::open(dir.path(), tiny()).unwrap()), AFTER);
+        assert!(!dir.path().join("redo").exists());
+    }
+}
+
+#[test]
+fn a_flush_that_reached_one_tree_before_the_crash_is_carried_out_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    interrupted_flush(dir.path());
+    let db = ::fjall::Database::builder(dir.path().join("fjall")).open().unwrap();
+    let tree = db.keyspace("current-1", ::fjall::KeyspaceCreateOptions::default).unwrap();
+    let mut run = tree.start_ingestion().unwrap();
+    run.write(&b"k"[..], &b"2"[..]).unwrap();
+    run.finish().unwrap();
+    drop((tree, db));
+    assert_eq!(values(&FjallEngine::open(dir.path(), tiny()).unwrap()), AFTER);
+}
+
+#[test]
+fn a_redo_file_that_never_was_whole_counts_for_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    interrupted_flush(dir.path());
+    let (whole, unfinished) = (dir.path().join("redo"), dir.path().join("redo.unfinished"));
+    std::fs::rename(&whole, &unfinished).unwrap();
+    assert_eq!(values(&FjallEngine::open(dir.path(), tiny()).unwrap()), BEFORE);
+    assert!(!unfinished.exists());
+}
+
+#[test]
+fn a_redo_file_of_a_flush_that_ended_is_removed() {
+    let dir = tempfile::tempdir().unwrap();
+    let layer = interrupted_flush(dir.path());
+    drop(FjallEngine::open(dir.path(), tiny()).unwrap());
+    super::redo::RedoFile::new(dir.path()).write(2, &layer).unwrap();
+    assert_eq!(values(&FjallEngine::open(dir.path(), tiny()).unwrap()), AFTER);
+    assert!(!dir.path().join("redo").exists());
+}
+
+#[test]
+fn a_damaged_redo_file_is_damage_wherever_the_bit_is() {
+    let dir = tempfile::tempdir().unwrap();
+    interrupted_flush(dir.path());
+    let path = dir.path().join("redo");
+    let whole = std::fs::read(&path).unwrap();
+    let damage = |bytes: &[u8], what: &str| {
+        std::fs::write(&path, bytes).unwrap();
+        match FjallEngine::open(dir.path(), tiny()).map(|engine| values(&engine)) {
+            Err(EngineError::Damaged { .. }) => {}
+            other => panic!("{what}: {other:?}"),
+        }
+    };
+    for at in 0..whole.len() {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1 << (at % 8);
+        damage(&bytes, &format!("bit flipped in byte {at}"));
+    }
+    for len in [0, 7, 30, whole.len() - 1] {
+        damage(&whole[..len], &format!("cut to {len} bytes"));
+    }
+    std::fs::write(&path, &whole).unwrap();
+    assert_eq!(values(&FjallEngine::open(dir.path(), tiny()).unwrap()), AFTER);
+}
+
+#[test]
+fn layers_are_flushed_while_views_and_scans_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = FjallEngine::open(dir.path(), tiny()).unwrap();
+    let put = |n: u32, round: u32| {
+        let key = (n % 500).to_be_bytes().to_vec();
+        let value = vec![round as u8; 100];
+        let mut batch = WriteBatch::new();
+        batch.put(TREES[1], key.clone(), value.clone()).put(TREES[2], key, value);
+        engine.write(batch).unwrap();
+    };
+    (0..500).for_each(|n| put(n, 0));
+    let view = engine.view();
+    let mut scan = view.scan(TREES[1], (Bound::Unbounded, Bound::Unbounded), Direction::Forward);
+    let mut seen = 0;
+    // Each round fills several layers.
+    for round in 1..8 {
+        (0..500).for_each(|n| put(n, round));
+        for pair in scan.by_ref().take(70) {
+            assert_eq!(pair.unwrap().1, vec![0; 100], "a view never changes");
+            seen += 1;
+        }
+    }
+    seen += scan.count();
+    assert_eq!(seen, 500);
+    assert_eq!(all(&*view, TREES[2]).len(), 500);
+    assert!(all(&*view, TREES[2]).iter().all(|(_, value)| value == &vec![0; 100]));
+    drop(view);
+    assert!(all(&*engine.view(), TREES[2]).iter().all(|(_, value)| value == &vec![7; 100]));
+}
