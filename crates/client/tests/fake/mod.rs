@@ -6,12 +6,14 @@
 #![allow(clippy::unwrap_used, reason = "a test stops where it is surprised")]
 #![allow(unreachable_pub, reason = "a module of test programs")]
 
+mod claims;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use atoll_base::{
-    Code, Entry, EntryKind, Failure, NodeId, Revision, ShardId, Term, Time, Timestamp,
+    Code, Entry, EntryKind, Failure, LeaseId, NodeId, Revision, ShardId, Term, Time, Timestamp,
 };
 use atoll_client::link::{BoxFuture, Connection, Link, Links, LocalLink, Port};
 use atoll_client::{Client, ClientBuilder, Options};
@@ -21,8 +23,8 @@ use atoll_coord::{
     RequestBody, Told, WatchEvents, WatchSpec,
 };
 use atoll_machine::{
-    Applied, BatchWriter, Command, Event, KeyRange, MachineLimits, Op, Poll, PollLimits, Reply,
-    ShardMachine, WatchEnd, WatchHub, WatchId, WatchLimits, WatchRequest,
+    Applied, BatchWriter, Command, Event, KeyRange, LockReply, MachineLimits, Op, Poll, PollLimits,
+    Reply, ShardMachine, WatchEnd, WatchHub, WatchId, WatchLimits, WatchRequest,
 };
 use atoll_storage::{Engine, MemEngine};
 use bytes::Bytes;
@@ -37,6 +39,7 @@ struct Shard {
     hub: WatchHub,
     leader: NodeId,
     watches: BTreeMap<WatchId, (NodeId, Origin, u64)>,
+    claims: claims::Claims,
 }
 
 /// What goes wrong next.
@@ -61,6 +64,10 @@ struct State {
     faults: VecDeque<Fault>,
     applied: Vec<Command>,
     asked: BTreeMap<NodeId, u64>,
+    /// Heartbeats are taken and not answered.
+    is_deaf: bool,
+    /// The leases that each heartbeat named.
+    heartbeats: Vec<Vec<LeaseId>>,
 }
 
 /// The whole cluster.
@@ -83,6 +90,8 @@ impl Fake {
             faults: VecDeque::new(),
             applied: Vec::new(),
             asked: BTreeMap::new(),
+            is_deaf: false,
+            heartbeats: Vec::new(),
         };
         let fake = Self { state: Arc::new(Mutex::new(state)), nodes };
         let ids: Vec<NodeId> = (1..=nodes).map(NodeId).collect();
@@ -126,7 +135,9 @@ impl Fake {
     }
 
     pub fn move_leader(&self, shard: u64, to: u64) {
-        self.lock().shards.get_mut(&ShardId(shard)).unwrap().leader = NodeId(to);
+        let mut state = self.lock();
+        state.shards.get_mut(&ShardId(shard)).unwrap().leader = NodeId(to);
+        state.leadership_lost(ShardId(shard));
     }
 
     /// Cuts every connection to a node and refuses new ones until [`Fake::up`].
@@ -250,6 +261,7 @@ impl State {
 
     fn forget_watches(&mut self, gone: impl Fn(NodeId, Origin) -> bool) {
         for shard in self.shards.values_mut() {
+            shard.claims.forget(&gone);
             let (hub, watches) = (&mut shard.hub, &mut shard.watches);
             watches.retain(|id, (node, origin, _)| {
                 let gone = gone(*node, *origin);
@@ -279,8 +291,8 @@ impl State {
             WatchLimits { ring_bytes_max: 300, ..WatchLimits::default() },
         );
         let leader = descriptor.members[0].node;
-        let watches = BTreeMap::new();
-        self.shards.insert(shard, Shard { descriptor, machine, hub, leader, watches });
+        let (watches, claims) = (BTreeMap::new(), claims::Claims::default());
+        self.shards.insert(shard, Shard { descriptor, machine, hub, leader, watches, claims });
     }
 
     fn answer(&mut self, node: NodeId, origin: Origin, id: u64, body: Result<AnswerBody, Failure>) {
@@ -317,6 +329,11 @@ impl State {
         match body {
             RequestBody::Command(command) => self.command(node, origin, id, shard_id, command),
             RequestBody::Watch(spec) => self.watch(node, origin, id, shard_id, spec),
+            RequestBody::KeepAlive { .. }
+            | RequestBody::Lease { .. }
+            | RequestBody::Leases { .. }
+            | RequestBody::Lock { .. }
+            | RequestBody::Observe { .. } => self.question((node, origin, id), shard_id, body),
             other => {
                 let body = self.read(node, origin, shard_id, other);
                 self.answer(node, origin, id, body);
@@ -332,6 +349,15 @@ impl State {
         }
         let body = match self.apply(shard, command) {
             Reply::Failed(failure) => Err(failure),
+            Reply::Lock(LockReply::Queued { claim }) => {
+                self.wait(shard, claim, (node, origin, id));
+                match fault {
+                    Some(Fault::LoseAnswer) => self.hang_up(node),
+                    Some(Fault::SwallowAnswer) => self.stop_waiting(node, origin, id),
+                    _ => {}
+                }
+                return;
+            }
             reply => Ok(AnswerBody::Command(reply)),
         };
         match fault {
@@ -445,8 +471,10 @@ impl State {
         let mut replies = Vec::new();
         let mut apply = at.machine.begin(&self.engine);
         apply.apply(&entry, &mut replies).unwrap();
-        let Applied { writes, events, .. } = apply.finish().unwrap();
+        let Applied { writes, events, effects } = apply.finish().unwrap();
         self.engine.write(writes).unwrap();
+        self.tell(shard, effects);
+        let at = self.shards.get_mut(&shard).unwrap();
         at.hub.feed(events.clone(), at.machine.revision());
         self.feed_watches(shard);
         if shard == ShardId::SYSTEM {
