@@ -14,6 +14,7 @@ pub mod failure;
 pub mod id;
 pub mod mark;
 pub mod ordkey;
+pub mod planted;
 pub mod rng;
 pub mod time;
 

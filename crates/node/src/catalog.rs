@@ -137,6 +137,7 @@ impl Lane {
             return;
         }
         if self.retirements.postpone(&descriptor) {
+            atoll_base::reached!("a replica was described again while it retired");
             return;
         }
         let node = self.turn.config.node;
@@ -154,7 +155,9 @@ impl Lane {
         let shard = descriptor.shard;
         let engine = self.turn.engine.clone();
         let left = records::gravestone(engine.as_ref(), shard)?;
-        if left.is_some_and(|epoch| descriptor.epoch <= epoch) {
+        let is_here = self.undescribed.contains_key(&shard);
+        if left.is_some_and(|epoch| descriptor.epoch <= epoch) && !is_here {
+            atoll_base::reached!("a gravestone kept an old description out");
             return Ok(());
         }
         let recovered = self.undescribed.remove(&shard);
@@ -173,6 +176,9 @@ impl Lane {
         // Cut off in the middle of a snapshot: the log and its promises are whole.
         let unfinished = matches!(opened, Err(MachineError::SnapshotUnfinished { .. }));
         let only_state_lost = unfinished && damage.is_none();
+        if only_state_lost {
+            atoll_base::reached!("a replica restarted in the middle of a snapshot");
+        }
         let (mut condition, applied) = judge(opened, damage, &mut recovered.log);
         let recorded = records::membership(engine.as_ref(), shard)?;
         let is_recorded = recorded.is_some();
@@ -189,11 +195,12 @@ impl Lane {
             .map_err(|source| OpenError::Log { shard, source })?;
         let is_newcomer = group.core().membership().members.is_empty();
         if is_newcomer {
+            atoll_base::reached!("a newcomer waits for its first snapshot");
             let reason = "it is new and waits for a snapshot from the leader".to_owned();
             condition = Condition::Rebuilding { reason };
         }
         records::put_descriptor(&mut self.turn.applied, &descriptor);
-        if left.is_some() {
+        if left.is_some_and(|epoch| descriptor.epoch > epoch) {
             records::remove_gravestone(&mut self.turn.applied, shard);
         }
         let rebuilding = matches!(condition, Condition::Rebuilding { .. });
@@ -219,8 +226,10 @@ impl Lane {
     fn destroy(&mut self, descriptor: &Descriptor) {
         let shard = descriptor.shard;
         if self.undescribed.remove(&shard).is_some() {
+            atoll_base::reached!("a log that nothing described was dropped");
             self.turn.sink.batch.records.push(LogRecord::ShardRemoved { shard });
         } else if self.replicas.contains_key(&shard) {
+            atoll_base::reached!("a replica went with its keyspace");
             self.remove_replica(shard, "keyspace was dropped");
         } else {
             return;
@@ -244,13 +253,16 @@ fn judge(
     };
     let (applied, last) = (machine.applied(), log.last_index());
     let reason = if applied < before_log {
+        atoll_base::reached!("an engine ended before its log began");
         format!("its engine ends at entry {applied}, its log begins after {before_log}")
     } else if applied > last {
+        atoll_base::reached!("an engine was ahead of its log");
         // Entries that were durable are gone: amnesia (trap T3). What the engine has is older than
         // what this replica may have promised.
         log.reset(applied, machine.applied_term());
         format!("its engine is at entry {applied}, its log ends at {last}")
     } else if let Some(reason) = damage {
+        atoll_base::reached!("a replica found its log damaged");
         reason
     } else {
         return (Condition::Serving(Box::new(machine)), applied);

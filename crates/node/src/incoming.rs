@@ -113,8 +113,10 @@ impl Replica {
         if incoming.retry_at() > turn.now {
             return;
         }
+        atoll_base::reached!("a snapshot chunk was asked for again");
         incoming.retries += 1;
         if incoming.retries > RETRIES_MAX {
+            atoll_base::reached!("a snapshot was given up because its sender is silent");
             self.abandon_incoming("its sender does not answer", turn);
         } else {
             self.pull(turn);
@@ -145,6 +147,7 @@ impl Replica {
             return;
         }
         if piece.end == ChunkEnd::Gone {
+            atoll_base::reached!("a snapshot's sender no longer had it");
             self.abandon_incoming("its sender no longer has it", turn);
             return;
         }
@@ -189,6 +192,7 @@ impl Replica {
     fn begin_install(&mut self, first: Chunk, turn: &mut Turn) -> Result<(), String> {
         let index = self.incoming.as_ref().map_or(LogIndex::ZERO, |i| i.index);
         if !self.group.core().accepts_snapshot(index, self.incoming_term()) {
+            atoll_base::reached!("the log overtook a snapshot before its first chunk");
             return Err("the log has overtaken it".to_owned());
         }
         let reason = format!("snapshot up to entry {index} is being installed");
@@ -252,6 +256,7 @@ impl Replica {
             }
         };
         tracing::info!(shard = shard.0, index = incoming.index.0, "snapshot installed");
+        atoll_base::reached!("a snapshot was installed");
         self.is_newcomer = false;
         self.watches.reset(machine.revision());
         self.condition = Condition::Serving(Box::new(machine));

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use atoll_base::planted;
 use atoll_base::{Code, Failure, LogIndex, NodeId, ShardId, Ticket, Time, Timestamp};
 use atoll_coord::{Request, RequestBody};
 use atoll_replica::{CoreWrite, PeerBody, PeerMessage};
@@ -281,6 +282,7 @@ impl Lane {
         match catch_unwind(AssertUnwindSafe(|| f(replica, turn))) {
             Ok(result) => Some(result),
             Err(panic) => {
+                atoll_base::reached!("a failed assertion quarantined a replica");
                 replica.quarantine(panic_text(panic.as_ref()), turn);
                 None
             }
@@ -373,11 +375,13 @@ impl Lane {
         self.last_ticket = self.last_ticket.next();
         let ticket = self.last_ticket;
         self.in_flight.push_back(InFlight { ticket, writes: std::mem::take(&mut sink.writes) });
-        output.write = Some(LogWrite {
-            ticket,
-            batch: std::mem::take(&mut sink.batch),
-            after: std::mem::take(&mut sink.after),
-        });
+        let mut after = std::mem::take(&mut sink.after);
+        if planted!(AcknowledgedUnsynced) {
+            for (to, messages) in std::mem::take(&mut after) {
+                output.messages.entry(to).or_default().extend(messages);
+            }
+        }
+        output.write = Some(LogWrite { ticket, batch: std::mem::take(&mut sink.batch), after });
     }
 }
 

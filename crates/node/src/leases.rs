@@ -16,7 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use atoll_base::{Code, Failure, LeaseId, LogIndex, Term, Time};
+use atoll_base::{Code, Failure, LeaseId, LogIndex, Term, Time, planted};
 use atoll_coord::{AnswerBody, KeptAlive, LeaseStatus, Told};
 use atoll_machine::refusal::LEASE_NOT_FOUND;
 use atoll_machine::{BatchWriter, Command, Effect, LeaseOp, LockOp, Op, ShardMachine};
@@ -94,7 +94,7 @@ impl Leases {
     fn set(&mut self, due: Due, length_ms: u64, now: Time) {
         self.unset(&due);
         let length = Duration::from_millis(length_ms);
-        let at = now.after(length);
+        let at = now.after(if planted!(LeasesCutShort) { length / 4 } else { length });
         self.order.insert((at, due.clone()));
         self.timers.insert(due, Timer { length, at: Some(at) });
     }
@@ -133,6 +133,7 @@ impl Leases {
             self.stop(turn);
             self.term = Some(term);
             for effect in machine.timed() {
+                atoll_base::reached!("a new leader started a deadline in full");
                 self.count(&effect, turn.now);
             }
         } else {
@@ -145,6 +146,7 @@ impl Leases {
         let later = self.proposed.split_off(&applied.next());
         for due in std::mem::replace(&mut self.proposed, later).into_values().flatten() {
             if self.timers.get(&due).is_some_and(|timer| timer.at.is_none()) {
+                atoll_base::reached!("a proposed expiry had no effect and is counted anew");
                 self.rearm(&due, None, turn.now);
             }
         }
@@ -232,6 +234,7 @@ impl Leases {
         turn: &Turn,
     ) -> Result<AnswerBody, Failure> {
         if self.term.is_none() {
+            atoll_base::reached!("leadership ended under a question about leases");
             // It did lead when the question came; who does now knows better.
             let text = "leadership changed before the question was answered";
             return Err(Failure::new(Code::NotLeader, text));
@@ -267,8 +270,13 @@ impl Leases {
 
     /// A lease lives for its TTL from now, unless it ended or its end is proposed (L3).
     fn keep_alive(&mut self, id: LeaseId, machine: &ShardMachine, now: Time) -> KeptAlive {
-        let found = self.timer_of(id, machine).filter(|(_, timer)| timer.at.is_some());
+        let found = self
+            .timer_of(id, machine)
+            .filter(|(_, timer)| timer.at.is_some() || planted!(KeptAliveTooLate));
         let found = found.map(|(due, timer)| (due, timer.length));
+        if found.is_none() && machine.lease(id).is_some() {
+            atoll_base::reached!("a keep-alive came after the expiry was proposed");
+        }
         if let Some((due, _)) = &found {
             self.rearm(due, None, now);
         }
@@ -327,6 +335,7 @@ impl Replica {
         match self.propose(vec![batch.finish()], turn) {
             Ok((_, index)) => self.leases.proposed(all, index),
             Err(failure) => {
+                atoll_base::reached!("expiries could not be proposed");
                 tracing::debug!(shard = self.shard().0, %failure, "expiries wait");
                 let at = turn.now.after(RETRY_AFTER);
                 all.iter().for_each(|due| self.leases.rearm(due, Some(at), turn.now));

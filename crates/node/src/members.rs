@@ -243,6 +243,7 @@ fn lagging(core: &RaftCore, wish: &Membership) -> Option<String> {
             _ => "has",
         };
         (!is_near).then(|| {
+            atoll_base::reached!("a change waited for a newcomer to catch up");
             format!("node {node} to catch up: it {state}, {} of {last} entries", p.matched)
         })
     })
@@ -267,6 +268,7 @@ fn hand_over(core: &RaftCore, wish: &Membership) -> HandOver {
             && current.members.get(node) == Some(&Role::Voter)
     };
     if !current.members.keys().any(stays) {
+        atoll_base::reached!("a group moved as a whole");
         return HandOver::Later(wish.clone().with(me, Role::Voter));
     }
     let able = core
@@ -280,6 +282,7 @@ fn hand_over(core: &RaftCore, wish: &Membership) -> HandOver {
         return HandOver::Step(Step::Wait(text.to_owned()));
     };
     if current.priority(to) <= current.priority(me) && current.priority(me) > 0 {
+        atoll_base::reached!("a leader gave up being preferred before it left");
         // Or the group would hand leadership back.
         let mut target = current.clone();
         target.priorities = [(to, 1)].into();
@@ -288,6 +291,7 @@ fn hand_over(core: &RaftCore, wish: &Membership) -> HandOver {
     if core.is_transferring() {
         return HandOver::Step(Step::Wait(format!("leadership to be handed to node {to}")));
     }
+    atoll_base::reached!("a leader that is to leave handed over");
     HandOver::Step(Step::HandOver(to))
 }
 
@@ -309,6 +313,7 @@ fn silent(
     if voters.len() - missing.len() >= needed {
         return None;
     }
+    atoll_base::reached!("a change waited for silent members");
     Some(format!(
         "a majority of the new members: {needed} of {} must answer, silent: node {}",
         voters.len(),

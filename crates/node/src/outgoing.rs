@@ -38,6 +38,7 @@ impl Outgoing {
         if let Some((made, data, end)) = &self.last
             && *made == number
         {
+            atoll_base::reached!("a snapshot chunk was sent again");
             return Ok(Some((data.clone(), *end)));
         }
         let next = self.last.as_ref().map_or(0, |(made, ..)| made + 1);
@@ -59,6 +60,7 @@ impl Replica {
     pub(crate) fn start_outgoing(&mut self, to: NodeId, turn: &mut Turn) {
         let index = self.applied;
         let Some(reader) = self.snapshot_reader(index, turn) else {
+            atoll_base::reached!("a snapshot could not be made");
             // The follower would wait for ever: let the core try it again.
             self.step(Input::SnapshotSent { to, index, ok: false }, turn);
             self.absorb(turn);
@@ -112,6 +114,7 @@ impl Replica {
             _ => Ok(None),
         };
         if starts_over {
+            atoll_base::reached!("a follower lost the snapshot it was pulling");
             self.outgoing.remove(&from);
             self.step(Input::SnapshotSent { to: from, index, ok: false }, turn);
             self.absorb(turn);
@@ -155,6 +158,7 @@ impl Replica {
             true
         });
         for (to, offer) in unheard {
+            atoll_base::reached!("a snapshot was announced again");
             turn.sink.send(to, offer);
         }
         // Told also of those that arrived: the log may have been cut beyond them meanwhile, and the

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use atoll_base::{Code, Failure, LogIndex, NodeId, Revision};
+use atoll_base::{Code, Failure, LogIndex, NodeId, Revision, planted};
 use atoll_coord::AnswerBody;
 use atoll_machine::{RangeQuery, ShardMachine};
 use bytes::Bytes;
@@ -95,7 +95,8 @@ impl Reads {
     ) {
         let mut waiting = VecDeque::new();
         for (index, reads) in std::mem::take(&mut self.confirmed) {
-            if index > applied {
+            if index > applied && !planted!(ReadUnapplied) {
+                atoll_base::reached!("a read waited for its index to be applied");
                 waiting.push_back((index, reads));
                 continue;
             }
@@ -127,6 +128,7 @@ impl Reads {
         self.asked.retain(|_, reads| !reads.is_empty());
         self.count -= expired.len();
         for ask in expired {
+            atoll_base::reached!("a read's deadline passed while it waited");
             turn.refuse(ask, late.clone());
         }
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use atoll_base::{
-    Code, Entry, EntryKind, Failure, LogIndex, NodeId, Revision, ShardId, Term, Time,
+    Code, Entry, EntryKind, Failure, LogIndex, NodeId, Revision, ShardId, Term, Time, planted,
 };
 use atoll_coord::{AnswerBody, Descriptor};
 use atoll_machine::{Applied, KeyRange, MachineError, ShardMachine};
@@ -140,6 +140,11 @@ impl Replica {
         }
     }
 
+    /// The revision that readers see here.
+    pub(crate) fn revision(&self) -> Revision {
+        self.machine().map_or(Revision::ZERO, ShardMachine::revision)
+    }
+
     pub(crate) fn is_quarantined(&self) -> bool {
         matches!(self.condition, Condition::Quarantined { .. })
     }
@@ -205,6 +210,9 @@ impl Replica {
     pub(crate) fn flush(&mut self, turn: &mut Turn) {
         self.propose_expiries(turn);
         if self.writes.has_queued() {
+            if planted!(AnsweredUnapplied) {
+                self.writes.answer_puts(self.revision().next(), turn);
+            }
             let (payloads, asks) = self.writes.take_queued(turn).split();
             match self.propose(payloads, turn) {
                 Ok((term, first)) => self.writes.appended(asks, term, first),

@@ -228,6 +228,7 @@ impl Replica {
         if let Some(max) = max
             && staleness > max
         {
+            atoll_base::reached!("a stale read was refused for its age");
             let text = format!(
                 "replica of shard {} may be {} ms old, limit {} ms",
                 self.shard(),

@@ -11,7 +11,10 @@
 //!   after the order was given, and what it has acknowledged since counts.
 //!
 //! A gravestone with the epoch stays behind: no description up to it brings the replica back, not
-//! even the founding one that a node is started with.
+//! even the founding one that a node is started with. It survives power loss *before* the log
+//! forgets the replica: else a node could wake with the description of before and an empty log, as
+//! a founding voter that has forgotten what it acknowledged. While the log is still there, the
+//! replica may come back as it was; then it is ordered away again.
 
 use std::collections::BTreeMap;
 
@@ -36,9 +39,18 @@ struct Retiring {
     later: Option<Descriptor>,
 }
 
+/// An order that waits until the engine keeps its gravestone.
+pub(crate) struct Sentence {
+    shard: ShardId,
+    ask: Ask,
+    epoch: Epoch,
+    index: LogIndex,
+}
+
 /// The replicas of a lane that go.
 #[derive(Default)]
 pub(crate) struct Retirements {
+    sentences: Vec<Sentence>,
     under_way: BTreeMap<ShardId, Retiring>,
     /// Who is to be told once the engine keeps the gravestones.
     unpersisted: Vec<Ask>,
@@ -60,6 +72,11 @@ impl Retirements {
             }
             None => false,
         }
+    }
+
+    /// What is carried out after the persist that is asked for now.
+    pub(crate) fn take_sentences(&mut self) -> Vec<Sentence> {
+        std::mem::take(&mut self.sentences)
     }
 
     /// Who waits for the persist that is asked for now.
@@ -85,13 +102,43 @@ impl Lane {
             retiring.asks.push(ask);
             return;
         }
+        let stone = match self.replicas.get(&shard) {
+            None if self.undescribed.contains_key(&shard) => {
+                let text = format!("shard {shard} is not described yet, order has epoch {epoch}");
+                return self.turn.refuse(ask, Failure::new(Code::StaleEpoch, text));
+            }
+            // Nothing is here. What may still come of older descriptions must not stay either.
+            None => epoch,
+            Some(replica) => {
+                let known = replica.descriptor.epoch;
+                if let Err(failure) = self.check_retirement(shard, epoch, index) {
+                    return self.turn.refuse(ask, failure);
+                }
+                known
+            }
+        };
+        records::put_gravestone(&mut self.turn.applied, shard, stone);
+        self.retirements.sentences.push(Sentence { shard, ask, epoch, index });
+        self.upkeep.persist_soon();
+    }
+
+    /// The gravestone survives power loss: the replica goes, if the order still holds.
+    pub(crate) fn execute(&mut self, sentence: Sentence) {
+        let Sentence { shard, ask, epoch, index } = sentence;
+        if let Some(retiring) = self.retirements.under_way.get_mut(&shard) {
+            retiring.asks.push(ask);
+            return;
+        }
         if !self.replicas.contains_key(&shard) {
             self.turn.answer(ask, AnswerBody::Retired);
             return;
         }
         let batch = match self.check_retirement(shard, epoch, index) {
             Ok(()) => self.begin_retirement(shard, ask),
-            Err(failure) => return self.turn.refuse(ask, failure),
+            Err(failure) => {
+                atoll_base::reached!("a replica was taken in again before it was gone");
+                return self.turn.refuse(ask, failure);
+            }
         };
         if let Err(reason) = self.turn.engine.write(batch) {
             tracing::error!(shard = shard.0, %reason, "retired replica can't be cleared");
@@ -108,17 +155,20 @@ impl Lane {
         let replica = &self.replicas[&shard];
         let known = replica.descriptor.epoch;
         if known < epoch {
+            atoll_base::reached!("an order to retire came before its description");
             let text =
                 format!("shard {shard} is at epoch {known} on node {node}, order has {epoch}");
             return Err(Failure::new(Code::StaleEpoch, text));
         }
         let refuse = |why: String| Err(Failure::new(Code::PreconditionFailed, why));
         if replica.descriptor.members.iter().any(|m| m.node == node) {
+            atoll_base::reached!("an order to retire met a member");
             return refuse(format!("node {node} is a member of shard {shard} at epoch {known}"));
         }
         let core = replica.group.core();
         let at = core.membership_index();
         if core.membership().contains(node) && at > index || core.is_leader() {
+            atoll_base::reached!("an order to retire met a later configuration");
             return refuse(format!(
                 "node {node} is in the configuration of shard {shard} at entry {at}, \
                  order has {index}"
@@ -167,6 +217,7 @@ impl Lane {
 
     fn end_retirement(&mut self, shard: ShardId) {
         let Some(retiring) = self.retirements.under_way.remove(&shard) else { return };
+        atoll_base::reached!("a replica retired");
         // The gravestone must survive a power loss before anybody relies on it.
         self.retirements.unpersisted.extend(retiring.asks);
         self.upkeep.persist_soon();

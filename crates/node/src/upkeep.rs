@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use atoll_base::{LogIndex, NodeId, Revision, ShardId, Time, Timestamp};
+use atoll_base::{LogIndex, NodeId, Revision, ShardId, Time, Timestamp, planted};
 use atoll_coord::AnswerBody;
 use atoll_machine::{BatchWriter, Command, Op};
 use std::time::Duration;
@@ -14,6 +14,7 @@ use crate::ask::Ask;
 use crate::lane::Lane;
 use crate::output::Output;
 use crate::replica::Replica;
+use crate::retire::Sentence;
 use crate::turn::Turn;
 
 /// Sessions unused for this long (by the log's time) are forgotten.
@@ -29,6 +30,8 @@ struct Persisting {
     installed: Vec<ShardId>,
     /// Who is told that a replica is gone.
     retired: Vec<Ask>,
+    /// Replicas that go once their gravestones are kept.
+    sentences: Vec<Sentence>,
 }
 
 /// What the lane's housekeeping remembers.
@@ -111,7 +114,9 @@ impl Lane {
             self.replicas.iter().filter(|(_, r)| complete(r)).map(|(s, _)| *s).collect();
         let request = upkeep.last_request;
         let retired = self.retirements.take_unpersisted();
-        upkeep.persisting.push_back(Persisting { request, applied, installed, retired });
+        let sentences = self.retirements.take_sentences();
+        let asked = Persisting { request, applied, installed, retired, sentences };
+        upkeep.persisting.push_back(asked);
         output.persist = Some(request);
     }
 
@@ -123,6 +128,9 @@ impl Lane {
             let done = self.upkeep.persisting.pop_front().expect("it was just seen");
             for ask in done.retired {
                 self.turn.answer(ask, AnswerBody::Retired);
+            }
+            for sentence in done.sentences {
+                self.execute(sentence);
             }
             for shard in done.installed {
                 self.guarded(shard, |replica, turn| replica.finish_incoming(turn));
@@ -167,6 +175,7 @@ impl Replica {
     /// The engine keeps everything up to `persisted`: cuts the log as far as that allows. The first
     /// entry kept, if that moved.
     fn cut_log(&mut self, persisted: LogIndex, turn: &mut Turn) -> Option<LogIndex> {
+        let persisted = if planted!(LogCutTooFar) { self.applied } else { persisted };
         self.persisted = self.persisted.max(persisted);
         let keep = match std::mem::take(&mut self.pins_log) {
             true => 0,
@@ -199,6 +208,7 @@ impl Replica {
             && self.trimmed_to < Revision(now - keep)
         {
             self.trimmed_to = Revision(now - keep / 2);
+            atoll_base::reached!("a leader trimmed history");
             ops.push(Op::Compact { revision: Revision(now - keep) });
         }
         if sessions && turn.wall.0 > 0 {

@@ -177,6 +177,7 @@ impl Watches {
     ) -> Result<(), MachineError> {
         let Some(watcher) = self.watchers.get_mut(&id) else { return Ok(()) };
         if watcher.credit == 0 {
+            atoll_base::reached!("a watch waited for its reader");
             self.parked.insert(id);
             return Ok(());
         }
@@ -195,6 +196,7 @@ impl Watches {
             Poll::Ended(end) => {
                 let body = match end {
                     WatchEnd::Compacted { compact_revision } => {
+                        atoll_base::reached!("a watch ended because its history is gone");
                         Ok(AnswerBody::WatchCompacted { compacted: compact_revision })
                     }
                     WatchEnd::Unknown => Err(Failure::new(Code::Internal, "watch was forgotten")),

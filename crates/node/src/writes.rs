@@ -7,9 +7,9 @@
 
 use std::collections::VecDeque;
 
-use atoll_base::{Code, Failure, LogIndex, NodeId, Term};
+use atoll_base::{Code, Failure, LogIndex, NodeId, Revision, Term};
 use atoll_coord::AnswerBody;
-use atoll_machine::{BatchWriter, Command, LockReply, Reply};
+use atoll_machine::{BatchWriter, Command, LockReply, Op, Reply};
 use bytes::Bytes;
 
 use crate::ask::Ask;
@@ -51,6 +51,16 @@ impl Writes {
         !self.queued.is_empty()
     }
 
+    /// A mistake to plant: puts are answered with what they will probably come to.
+    pub(crate) fn answer_puts(&mut self, revision: Revision, turn: &mut Turn) {
+        for (ask, command) in &mut self.queued {
+            if let Op::Put(_) = command.op {
+                turn.answer(*ask, AnswerBody::Command(Reply::Put { revision, previous: None }));
+                ask.id = EXPIRED;
+            }
+        }
+    }
+
     /// The queued commands as entry payloads of about `entry_bytes_max` each.
     pub(crate) fn take_queued(&mut self, turn: &Turn) -> Proposal {
         let limit = turn.config.limits.entry_bytes_max;
@@ -61,6 +71,7 @@ impl Writes {
             batch.push(&command);
             asks.push(ask);
             if batch.len() >= limit {
+                atoll_base::reached!("a turn's commands took several entries");
                 let full = std::mem::replace(&mut batch, BatchWriter::new(turn.wall));
                 proposal.payloads.push(full.finish());
                 proposal.asks.push(std::mem::take(&mut asks));
@@ -100,6 +111,7 @@ impl Writes {
             if front.index == index && front.term == term {
                 return front.asks;
             }
+            atoll_base::reached!("a proposed entry was replaced by another leader's");
             let lost = Failure::new(Code::Indeterminate, "entry was replaced by another leader's");
             for ask in front.asks {
                 turn.refuse(ask, lost.clone().with_happened(atoll_base::Happened::No));
@@ -113,6 +125,7 @@ impl Writes {
         let maybe = Failure::new(Code::Indeterminate, "leadership changed before the outcome")
             .with_leader(leader);
         for pending in std::mem::take(&mut self.pending) {
+            atoll_base::reached!("leadership ended under proposed writes");
             self.count -= pending.asks.len();
             for ask in pending.asks {
                 turn.refuse(ask, maybe.clone());
@@ -133,6 +146,7 @@ impl Writes {
         for pending in &mut self.pending {
             for ask in &mut pending.asks {
                 if ask.deadline <= now && ask.id != EXPIRED {
+                    atoll_base::reached!("a write's deadline passed while it waited");
                     turn.refuse(*ask, late.clone());
                     ask.id = EXPIRED;
                 }

@@ -32,6 +32,7 @@ impl RaftCore {
             || self.transfer.is_some()
             || target.check_target(current).is_err();
         if refused {
+            atoll_base::reached!("a change of members was refused");
             return ProposalOutcome::Refused;
         }
         let next = if target.decides_like(current) || planted!(self.config, NoJoint) {
@@ -72,6 +73,7 @@ impl RaftCore {
         }
         let current = self.membership();
         if current.is_joint() {
+            atoll_base::reached!("a joint configuration was left");
             let left = Membership {
                 outgoing: None,
                 outgoing_quorum: QuorumRule::Majority,
@@ -80,6 +82,7 @@ impl RaftCore {
             return self.append_membership(t, left);
         }
         if !current.can_lead(self.config.id) {
+            atoll_base::reached!("a leader that is no voter any more resigned");
             self.resign(t);
         }
     }

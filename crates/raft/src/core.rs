@@ -263,6 +263,7 @@ impl RaftCore {
                 // A pre-vote names a term that nobody is in yet.
                 Body::PreVote { .. } | Body::PreVoteReply { granted: true } => return true,
                 Body::Vote { transfer, .. } if !*transfer && self.is_protected(t.now) => {
+                    atoll_base::reached!("a vote was refused to protect the leader");
                     return false;
                 }
                 Body::Append { .. }
@@ -359,6 +360,7 @@ impl RaftCore {
         let Some(first) = entries.first().map(|e| e.index) else { return };
         if first <= self.log.last() {
             assert!(self.role != CoreRole::Leader, "a leader never overwrites its log (I2)");
+            atoll_base::reached!("a follower replaced its log's end");
             assert!(
                 first > self.commit,
                 "entry {first} would replace a committed one, commit is {}",

@@ -160,6 +160,10 @@ impl RaftCore {
         let mut message = self.message(from, Body::PreVoteReply { granted });
         if granted {
             message.term = term;
+        } else if !free || self.is_protected(t.now) {
+            atoll_base::reached!("a pre-vote was refused to protect the leader or a vote");
+        } else {
+            atoll_base::reached!("a pre-vote was refused to a log that is behind");
         }
         t.out.messages.push(message);
     }
@@ -190,6 +194,7 @@ impl RaftCore {
         let free = unbound || self.vote == Some(from) || planted!(self.config, VoteTwice) && bound;
         let granted = free && self.is_current(last_index, last_term);
         if !granted {
+            atoll_base::reached!("a vote was refused");
             return self.send(t, from, Body::VoteReply { granted });
         }
         self.vote = Some(from);
@@ -210,7 +215,10 @@ impl RaftCore {
     fn count_votes(&mut self, t: &mut Turn<'_>) {
         match quorum::tally(self.membership(), |n| self.votes.get(&n).copied()) {
             Tally::Won => self.become_leader(t),
-            Tally::Lost => self.become_follower(t, self.term, None),
+            Tally::Lost => {
+                atoll_base::reached!("an election was lost by its votes");
+                self.become_follower(t, self.term, None);
+            }
             Tally::Pending => {}
         }
     }

@@ -45,6 +45,7 @@ impl RaftCore {
         if prev_index < self.commit {
             let skip = (self.commit.0 - prev_index.0) as usize;
             if skip > entries.len() {
+                atoll_base::reached!("an append held only what is committed here");
                 self.verified = self.verified.max(self.commit);
                 return self.acknowledge(t, from);
             }
@@ -53,6 +54,7 @@ impl RaftCore {
             prev_term = self.log.term(self.commit).expect("the commit index is in the log");
         }
         if self.log.term(prev_index) != Some(prev_term) && !planted!(self.config, NoPrevCheck) {
+            atoll_base::reached!("an append did not follow the log");
             return self.reject(t, from, prev_index, prev_term);
         }
         if prev_index > self.log.last() {

@@ -48,6 +48,7 @@ impl RaftCore {
     }
 
     pub(crate) fn go_quiet(&mut self, t: &mut Turn<'_>) {
+        atoll_base::reached!("a group went quiet");
         let commit = self.commit;
         for at in 0..self.progress.len() {
             let node = self.progress[at].0;
@@ -65,6 +66,7 @@ impl RaftCore {
             || self.log.last() != commit
             || self.verified.max(self.commit) < commit
         {
+            atoll_base::reached!("a follower that is behind refused to go quiet");
             return self.send(t, from, Body::Wake);
         }
         self.commit_to(commit);
@@ -97,6 +99,7 @@ impl RaftCore {
         // Whoever asks for votes or help has lost sight of the leader.
         let lost = matches!(body, Body::PreVote { .. } | Body::Vote { .. } | Body::Wake);
         if lost && self.role == CoreRole::Leader {
+            atoll_base::reached!("a quiet leader was woken by a follower that lost sight of it");
             self.heartbeat(t);
         }
     }

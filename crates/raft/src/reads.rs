@@ -104,6 +104,7 @@ impl RaftCore {
     fn read(&mut self, t: &mut Turn<'_>, readers: Vec<Reader>) {
         self.wake(t);
         if self.reads.waiting.len() + readers.len() > WAITING_MAX {
+            atoll_base::reached!("a read was refused because too many wait");
             return self.refuse(t, readers, Some(self.config.id));
         }
         let first_pending =
@@ -112,7 +113,9 @@ impl RaftCore {
             return self.serve(t, readers, self.commit);
         }
         self.reads.waiting.extend(readers);
-        if !first_pending {
+        if first_pending {
+            atoll_base::reached!("a read waited for the first commit of the term");
+        } else {
             self.start_waiting_reads(t);
         }
     }
@@ -273,6 +276,7 @@ impl RaftCore {
     /// An answer that takes an election timeout won't come.
     pub(crate) fn fail_late_asks(&mut self, t: &mut Turn<'_>) {
         if self.asks.deadline().is_some_and(|d| d <= t.now) {
+            atoll_base::reached!("a follower's question for a read index was not answered");
             self.fail_asks(t);
         }
     }

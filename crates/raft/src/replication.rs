@@ -31,6 +31,7 @@ impl RaftCore {
         let full = self.proposed_bytes > 0
             && self.proposed_bytes + bytes > self.config.uncommitted_bytes_max;
         if full || self.transfer.is_some() {
+            atoll_base::reached!("a proposal was refused");
             return ProposalOutcome::Refused;
         }
         self.wake(t);
@@ -102,6 +103,7 @@ impl RaftCore {
         let limit = self.sendable(node);
         let prev_index = next.prev();
         let Some(prev_term) = self.log.term(prev_index) else {
+            atoll_base::reached!("a follower needs what came before the log");
             self.want_snapshot(t, at);
             return false;
         };
@@ -110,10 +112,12 @@ impl RaftCore {
             match self.log.entries(next, bytes_max, t.log, &mut entries) {
                 Ok(()) => {}
                 Err(ReadError::Compacted { .. }) => {
+                    atoll_base::reached!("a follower needs entries that the log has cut");
                     self.want_snapshot(t, at);
                     return false;
                 }
                 Err(ReadError::Damaged { .. }) => {
+                    atoll_base::reached!("a leader met damage in its own log");
                     self.become_damaged(t);
                     return false;
                 }
@@ -190,6 +194,9 @@ impl RaftCore {
             SendState::Replicate => false,
         };
         if resumes {
+            if progress.state == SendState::Snapshot {
+                atoll_base::reached!("a follower in the snapshot state met the log again");
+            }
             progress.state = SendState::Replicate;
             progress.next = progress.matched.next();
             progress.window.clear();
@@ -226,6 +233,7 @@ impl RaftCore {
             return;
         }
         let (index, term) = conflict;
+        atoll_base::reached!("a leader went back to where a log meets its own");
         let meets = self.log.last_at_most(index.min(prev_index), term).min(prev_index.prev());
         progress.probe(meets.next());
         self.send_appends(t, at);
@@ -292,6 +300,7 @@ impl RaftCore {
 
     pub(crate) fn on_heartbeat_due(&mut self, t: &mut Turn<'_>) {
         if !self.hears_quorum(t.now) && !planted!(self.config, NoCheckQuorum) {
+            atoll_base::reached!("a leader that hears no quorum stepped down");
             return self.become_follower(t, self.term, None);
         }
         self.heartbeat_deadline = Some(t.now.after(self.config.heartbeat_interval));
@@ -341,6 +350,7 @@ impl RaftCore {
                     }
                 }
                 SendState::Replicate if progress.matched < last => {
+                    atoll_base::reached!("an append or its answer was lost");
                     self.send_append(t, at, 0);
                 }
                 _ => {}

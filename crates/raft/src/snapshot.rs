@@ -50,6 +50,7 @@ impl RaftCore {
             return;
         }
         // All of it is here already: nothing to fetch.
+        atoll_base::reached!("a snapshot was offered that is here already");
         self.commit_to(index);
         self.verified = self.verified.max(index);
         self.acknowledge(t, from);
@@ -96,6 +97,7 @@ impl RaftCore {
         if self.damaged.is_some() {
             return;
         }
+        atoll_base::reached!("the log overtook a snapshot while it was installed");
         self.commit_to(index);
         self.handed = self.handed.max(index);
         self.applied = self.applied.max(index);
@@ -118,6 +120,9 @@ impl RaftCore {
             return;
         }
         // Installing takes a while: what it reached is asked with the next heartbeat.
+        if !ok {
+            atoll_base::reached!("a snapshot's sending was given up");
+        }
         let next = if ok { index.next() } else { progress.matched.next() };
         progress.probe(next);
         progress.state = SendState::Probe { waiting: true };
@@ -139,6 +144,7 @@ impl RaftCore {
                 && self.progress[at].1.state == SendState::Snapshot
                 && self.progress[at].1.matched == index
             {
+                atoll_base::reached!("the log was cut beyond a snapshot while it was installed");
                 self.want_snapshot(t, at);
             }
             return;
@@ -148,6 +154,7 @@ impl RaftCore {
         progress.heard_at = t.now;
         if index == LogIndex::ZERO {
             // It no longer has what it acknowledged, and says so (trap T14).
+            atoll_base::reached!("a follower said that it lost its data");
             progress.matched = LogIndex::ZERO;
             if progress.state != SendState::Snapshot {
                 self.want_snapshot(t, at);
@@ -187,6 +194,7 @@ impl RaftCore {
                 return self.on_pre_vote(t, from, term, last_index, last_term);
             }
             Body::Vote { last_index, last_term, .. } if self.log_is_whole => {
+                atoll_base::reached!("a replica without state voted");
                 return self.on_vote(t, from, last_index, last_term);
             }
             _ => {}

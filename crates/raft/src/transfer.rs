@@ -50,12 +50,14 @@ impl RaftCore {
 
     pub(crate) fn on_transfer_deadline(&mut self, t: &mut Turn<'_>) {
         if self.transfer.as_ref().is_some_and(|transfer| transfer.deadline <= t.now) {
+            atoll_base::reached!("a transfer of leadership took too long");
             self.transfer = None;
         }
     }
 
     pub(crate) fn on_timeout_now(&mut self, t: &mut Turn<'_>, from: NodeId) {
         if self.role == CoreRole::Follower && self.leader == Some(from) && self.can_lead() {
+            atoll_base::reached!("a successor campaigned because it was told to");
             self.campaign(t, Cause::Transfer);
         }
     }
@@ -82,6 +84,7 @@ impl RaftCore {
         });
         let best = ready.max_by_key(|(node, _)| membership.priority(*node)).map(|(node, _)| *node);
         if let Some(target) = best {
+            atoll_base::reached!("leadership went to the preferred leader");
             self.takeover_after = t.now.after(self.config.election_timeout_min * 4);
             self.on_transfer(t, target);
         }

@@ -67,6 +67,7 @@ impl Writes {
         let Some(at) = id.checked_sub(front) else { return false };
         let Some(write) = self.pending.get(at as usize) else { return false };
         if (write.term, write.index) != (term, index) {
+            atoll_base::reached!("a write completed for another suffix");
             return false;
         }
         self.pending.drain(..=at as usize);

@@ -1,8 +1,8 @@
 //! Following the catalog from outside: as a client, while no replica of shard 1 here tells about
 //! it.
 //!
-//! A node that joins has no replica at all, one that left shard 1 hears no more of it, and one that
-//! is cut off from the group for long would rather ask around. What comes in either way goes into
+//! A node that joins has no replica at all, one that left shard 1 hears no more of it, a learner is
+//! not told that it left, and one that is cut off from the group for long would rather ask around. What comes in either way goes into
 //! the one view, which only ever gets newer, and from there to the lanes.
 
 use std::sync::Arc;
@@ -50,7 +50,7 @@ pub(crate) async fn follow(config: NodeConfig, hub: Arc<Hub>) {
     }
 }
 
-/// A replica of shard 1 here tells about the catalog.
+/// A replica of shard 1 here tells about the catalog, and would notice if it no longer did.
 fn hears(readiness: &Readiness) -> bool {
     readiness.has_leader && readiness.is_member
 }

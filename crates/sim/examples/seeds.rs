@@ -3,6 +3,10 @@
 
 use atoll_sim::{FaultKind, Options, Plant, run};
 
+/// As the server has it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() {
     let mut seeds = 0..20;
     let mut options = Options::new(0);

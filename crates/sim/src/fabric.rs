@@ -7,8 +7,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use atoll_base::{LaneId, NodeId, Rng, Time};
-use atoll_coord::{Answer, Origin, Request};
+use atoll_base::{LaneId, NodeId, Revision, Rng, Time};
+use atoll_coord::{Answer, Catalog, Origin, Request};
 use atoll_replica::PeerMessage;
 
 use crate::network::{Network, Place};
@@ -69,6 +69,10 @@ pub(crate) enum Packet {
     Request { request: Request, within: Duration },
     /// To a client.
     Answer(Answer),
+    /// Between nodes: is there a newer catalog than this one?
+    AskCatalog(Revision),
+    /// Between nodes: there is.
+    Catalog(Box<Catalog>),
 }
 
 impl Packet {
@@ -78,6 +82,8 @@ impl Packet {
             Self::Alive => 1 << 32,
             Self::Request { request, .. } => (2 << 32) + request.id,
             Self::Answer(answer) => (3 << 32) + answer.id,
+            Self::AskCatalog(revision) => (4 << 32) + revision.0,
+            Self::Catalog(catalog) => (5 << 32) + catalog.revision().0,
         }
     }
 }

@@ -21,6 +21,7 @@ pub mod clock;
 mod fabric;
 pub mod faults;
 pub mod history;
+pub mod marks;
 pub mod network;
 pub mod options;
 pub mod plant;

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use atoll_base::Rng;
+use atoll_base::planted::Mistake;
+use atoll_machine::MachineLimits;
 use atoll_node::{LaneConfig, Limits, RaftSettings, Upkeep};
 use atoll_storage::LogOptions;
 
@@ -25,6 +27,9 @@ pub struct Options {
     pub duration: Option<Duration>,
     /// A bug to plant.
     pub plant: Option<Plant>,
+    /// A mistake to plant inside the crates under test; does nothing unless they were built for
+    /// that, with the feature `planted-bugs`.
+    pub mistake: Option<Mistake>,
     /// Trace lines to keep for a failure's report.
     pub lines_max: usize,
 }
@@ -40,6 +45,7 @@ impl Options {
             steps_max: 20_000_000,
             duration: None,
             plant: None,
+            mistake: None,
             lines_max: 0,
         }
     }
@@ -48,8 +54,14 @@ impl Options {
 /// Sizes and speeds of one run, drawn from its seed.
 #[derive(Clone, Debug)]
 pub struct Shape {
-    /// Number of nodes.
+    /// Number of nodes that the cluster is founded with.
     pub nodes: usize,
+    /// Nodes that join it later.
+    pub spares: usize,
+    /// Whether replicas move, keyspaces come and go, and nodes join.
+    pub changes: bool,
+    /// Holders of leases and locks.
+    pub holders: usize,
     /// Lanes of every node.
     pub lanes: u16,
     /// Number of user shards.
@@ -87,6 +99,12 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// All nodes, those that join later too.
+    #[must_use]
+    pub fn all_nodes(&self) -> usize {
+        self.nodes + self.spares
+    }
+
     /// Draws a shape.
     #[must_use]
     pub fn random(rng: &mut Rng, options: &Options) -> Self {
@@ -97,8 +115,17 @@ impl Shape {
         let micros = |rng: &mut Rng, low, high| Duration::from_micros(rng.range(low, high));
         let duration = options.duration.unwrap_or_else(|| ms(rng, 3_000, 15_000));
         let all = rng.chance(2, 3);
+        let changes = rng.chance(1, 2);
+        let spares = if changes { rng.below(3) as usize } else { 0 };
+        let think = match rng.below(3) {
+            0 => ms(rng, 60, 400),
+            _ => ms(rng, 2, 80),
+        };
         Self {
             nodes,
+            spares: spares.min(7 - nodes),
+            changes,
+            holders: *rng.pick(&[0, 0, 2, 3, 4]).expect("not empty"),
             lanes: rng.range(1, 4) as u16,
             shards: rng.range(1, 5) as usize,
             clients: rng.range(2, 6) as u32,
@@ -107,7 +134,7 @@ impl Shape {
             accounts: rng.range(2, 8) as u32,
             watchers: rng.range(0, 4) as u32,
             padding_max: *rng.pick(&[0, 50, 400, 3_000]).expect("not empty"),
-            think: ms(rng, 2, 80),
+            think,
             duration,
             network: NetworkProfile::random(rng),
             turn: micros(rng, 5, 200),
@@ -128,17 +155,19 @@ impl Shape {
 /// A lane's settings: small limits, so that every limit is met within seconds.
 #[must_use]
 pub fn lane_settings(rng: &mut Rng) -> (RaftSettings, Limits, Upkeep) {
-    let election_ms = rng.range(100, 400);
+    let election_ms = if rng.chance(1, 2) { rng.range(100, 400) } else { rng.range(400, 1_000) };
     let raft = RaftSettings {
         election_timeout_min: Duration::from_millis(election_ms),
-        heartbeat_interval: Duration::from_millis(rng.range(10, election_ms / 4)),
+        heartbeat_interval: Duration::from_millis(rng.range(election_ms / 12, election_ms / 4)),
         append_bytes_max: *rng.pick(&[200, 4 << 10, 1 << 20]).expect("not empty"),
         inflight_messages_max: *rng.pick(&[1, 4, 256]).expect("not empty"),
         inflight_bytes_max: *rng.pick(&[4 << 10, 64 << 10, 16 << 20]).expect("not empty"),
         uncommitted_bytes_max: *rng.pick(&[32 << 10, 1 << 20, 64 << 20]).expect("not empty"),
         tail_bytes_max: *rng.pick(&[0, 4 << 10, 8 << 20]).expect("not empty"),
     };
+    let machine = MachineLimits { lease_ttl_min_ms: 100, ..MachineLimits::default() };
     let limits = Limits {
+        machine,
         entry_bytes_max: *rng.pick(&[100, 8 << 10, 512 << 10]).expect("not empty"),
         requests_per_shard_max: *rng.pick(&[8, 64, 16_384]).expect("not empty"),
         apply_bytes_per_turn: *rng.pick(&[500, 64 << 10, 4 << 20]).expect("not empty"),

@@ -10,36 +10,33 @@ use std::time::Duration;
 use atoll_base::Time;
 
 /// Events to come and the time that is now.
+///
+/// The heap holds small keys; the events themselves, which are large, stay in one place until they
+/// happen.
 #[derive(Debug)]
 pub struct EventQueue<E> {
     now: Time,
     scheduled: u64,
-    heap: BinaryHeap<Scheduled<E>>,
+    heap: BinaryHeap<Scheduled>,
+    events: Vec<Option<E>>,
+    free: Vec<u32>,
 }
 
-#[derive(Debug)]
-struct Scheduled<E> {
+#[derive(PartialEq, Eq, Debug)]
+struct Scheduled {
     at: Time,
     number: u64,
-    event: E,
+    place: u32,
 }
 
-impl<E> PartialEq for Scheduled<E> {
-    fn eq(&self, other: &Self) -> bool {
-        self.number == other.number
-    }
-}
-
-impl<E> Eq for Scheduled<E> {}
-
-impl<E> PartialOrd for Scheduled<E> {
+impl PartialOrd for Scheduled {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl<E> Ord for Scheduled<E> {
-    /// The earliest is the greatest, since the heap gives the greatest first.
+impl Ord for Scheduled {
+    /// The earliest is the greatest, since the heap gives the greatest first. Numbers are unique.
     fn cmp(&self, other: &Self) -> Ordering {
         (other.at, other.number).cmp(&(self.at, self.number))
     }
@@ -47,7 +44,13 @@ impl<E> Ord for Scheduled<E> {
 
 impl<E> Default for EventQueue<E> {
     fn default() -> Self {
-        Self { now: Time::ZERO, scheduled: 0, heap: BinaryHeap::new() }
+        Self {
+            now: Time::ZERO,
+            scheduled: 0,
+            heap: BinaryHeap::new(),
+            events: Vec::new(),
+            free: Vec::new(),
+        }
     }
 }
 
@@ -71,9 +74,22 @@ impl<E> EventQueue<E> {
     }
 
     /// Lets `event` happen at `at`, or now when that has passed.
+    ///
+    /// # Panics
+    /// With more than four billion events to come.
     pub fn at(&mut self, at: Time, event: E) {
         self.scheduled += 1;
-        self.heap.push(Scheduled { at: at.max(self.now), number: self.scheduled, event });
+        let place = match self.free.pop() {
+            Some(place) => {
+                self.events[place as usize] = Some(event);
+                place
+            }
+            None => {
+                self.events.push(Some(event));
+                u32::try_from(self.events.len() - 1).expect("a run has fewer events to come")
+            }
+        };
+        self.heap.push(Scheduled { at: at.max(self.now), number: self.scheduled, place });
     }
 
     /// Lets `event` happen after `delay`.
@@ -82,11 +98,16 @@ impl<E> EventQueue<E> {
     }
 
     /// Takes the next event and moves time to it.
+    ///
+    /// # Panics
+    /// When time went back.
     pub fn pop(&mut self) -> Option<(Time, E)> {
         let next = self.heap.pop()?;
         assert!(next.at >= self.now, "time went back: {:?} after {:?}", next.at, self.now);
         self.now = next.at;
-        Some((next.at, next.event))
+        self.free.push(next.place);
+        let event = self.events[next.place as usize].take().expect("it was scheduled once");
+        Some((next.at, event))
     }
 
     /// When the next event happens.

@@ -86,7 +86,8 @@ impl fmt::Display for Outcome {
 /// Runs a seed to its end. Panics of the code under test are violations too.
 #[must_use]
 pub fn run(options: &Options) -> Outcome {
-    let _ = atoll_base::mark::take();
+    atoll_base::planted::plant(options.mistake);
+    atoll_base::mark::start();
     let mut world = None;
     let finished = catch_unwind(AssertUnwindSafe(|| {
         let world = world.insert(World::new(options));

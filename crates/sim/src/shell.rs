@@ -2,7 +2,7 @@
 //!
 //! Planted bugs live here, around the lanes, never inside them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use atoll_base::{
     Code, Epoch, Failure, Incarnation, KeyspaceId, LaneId, LogIndex, NodeId, Rng, ShardId, Ticket,
@@ -26,6 +26,8 @@ pub(crate) struct Shell {
     pub(crate) shape: Shape,
     pub(crate) settings: (RaftSettings, Limits, Upkeep),
     pub(crate) founding: Vec<Descriptor>,
+    /// The newest description of each shard that any node has heard.
+    described: BTreeMap<ShardId, Descriptor>,
     plant: Option<Plant>,
     rng: Rng,
     /// Writes that a lane was told of before they were durable.
@@ -44,8 +46,43 @@ impl Shell {
         rng: Rng,
     ) -> Self {
         let founding = founding(&shape);
-        let (told, stuck) = (BTreeSet::new(), None);
-        Self { shape, settings, founding, plant, rng, told, healed: false, stuck, turns: 0 }
+        Self {
+            shape,
+            settings,
+            described: founding.iter().map(|d| (d.shard, d.clone())).collect(),
+            founding,
+            plant,
+            rng,
+            told: BTreeSet::new(),
+            healed: false,
+            stuck: None,
+            turns: 0,
+        }
+    }
+
+    /// A node has heard these descriptions.
+    pub(crate) fn heard(&mut self, descriptors: &[Descriptor]) {
+        for descriptor in descriptors {
+            let known = self.described.get(&descriptor.shard);
+            if known.is_none_or(|known| known.epoch < descriptor.epoch) {
+                self.described.insert(descriptor.shard, descriptor.clone());
+            }
+        }
+    }
+
+    /// The newest description of a shard.
+    pub(crate) fn descriptor(&self, shard: ShardId) -> Option<&Descriptor> {
+        self.described.get(&shard)
+    }
+
+    /// The keyspace of a shard of the workload.
+    pub(crate) fn keyspace(&self, shard: ShardId) -> KeyspaceId {
+        self.described.get(&shard).map_or(KeyspaceId::SYSTEM, |d| d.keyspace)
+    }
+
+    /// The shards whose members change.
+    pub(crate) fn workload_and_system(&self) -> Vec<ShardId> {
+        self.founding.iter().map(|d| d.shard).collect()
     }
 
     /// The founding descriptors of a node's own replicas.
@@ -61,7 +98,7 @@ impl Shell {
 
     /// Where a shard's replicas are.
     pub(crate) fn members(&self, shard: ShardId) -> Vec<NodeId> {
-        let found = self.founding.iter().find(|d| d.shard == shard);
+        let found = self.described.get(&shard);
         found.map(|d| d.members.iter().map(|m| m.node).collect()).unwrap_or_default()
     }
 

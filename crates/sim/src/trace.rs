@@ -46,6 +46,12 @@ impl Trace {
         self.lines.push_back(format!("{at:?} {text}"));
     }
 
+    /// Whether lines are kept: texts that cost something need not be made otherwise.
+    #[must_use]
+    pub fn keeps_lines(&self) -> bool {
+        self.lines_max > 0
+    }
+
     /// The hash of everything so far.
     #[must_use]
     pub fn hash(&self) -> u64 {

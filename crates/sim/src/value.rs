@@ -15,8 +15,12 @@ use crate::history::{KeyNumber, Value};
 pub const COUNTERS_FROM: u32 = 1_000;
 /// Counters have the numbers from `COUNTERS_FROM` to below this one; then come accounts.
 pub const ACCOUNTS_FROM: u32 = 2_000;
-/// One past the last account.
-pub const KEYS_END: u32 = 3_000;
+/// Accounts have the numbers below this one; then come keys that are written under locks.
+pub const GUARDED_FROM: u32 = 3_000;
+/// One past the last key whose history is judged.
+pub const KEYS_END: u32 = 4_000;
+/// Keys from here on belong to leases and go with them.
+pub const LEASED_FROM: u32 = 5_000;
 
 const FIXED_BYTES: usize = 20;
 

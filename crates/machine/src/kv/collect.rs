@@ -31,6 +31,7 @@ impl KvBatch<'_> {
         if !self.state.must_collect() {
             return Ok(());
         }
+        atoll_base::reached!("history was collected");
         let quantum = usize::try_from(self.limits.collect_per_entry).unwrap_or(usize::MAX).max(1);
         let span = self.scope.change_span(self.state.collected, Some(self.state.compacted));
         let mut cleared = Vec::with_capacity(quantum.min(1024));

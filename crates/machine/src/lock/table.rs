@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use atoll_base::codec::DecodeError;
-use atoll_base::{Code, Failure, LeaseId, Term};
+use atoll_base::{Code, Failure, LeaseId, Term, planted};
 use atoll_storage::Tree;
 use bytes::Bytes;
 
@@ -46,6 +46,7 @@ impl Step<'_, '_> {
         if term == self.term {
             return Ok(());
         }
+        atoll_base::reached!("an expiry of an earlier term was refused");
         let text = format!("expiry refused: proposed in term {term}, entry is of {}", self.term);
         Err(Failure::new(Code::PreconditionFailed, text))
     }
@@ -121,6 +122,7 @@ impl LockTable {
                     let text = format!("nobody waits at place {place} of lock {}", text(&lock));
                     return Err(Failure::new(Code::NotFound, text));
                 }
+                atoll_base::reached!("a wait for a lock ended without it");
                 self.take_out(&lock, place, Some(Left::WaitOver), step);
                 self.settle(&lock, step);
             }
@@ -132,6 +134,7 @@ impl LockTable {
                     let text = format!("lock {} has no delay {number}", text(&lock));
                     return Err(Failure::new(Code::NotFound, text));
                 };
+                atoll_base::reached!("a lock's delay ended");
                 found.delay = None;
                 step.put_lock(&lock, found);
                 step.effects.push(Effect::DelayEnded { lock: lock.clone(), number });
@@ -156,8 +159,14 @@ impl LockTable {
         let AcquireOp { claim, mode, wait, value } = acquire;
         step.leases.check_lives(claim.session)?;
         match self.place(&claim) {
-            Place::Holds(token) => return Ok(LockReply::Acquired { token }),
-            Place::Waits => return Ok(LockReply::Queued { claim }),
+            Place::Holds(token) => {
+                atoll_base::reached!("a holder asked again and got its token");
+                return Ok(LockReply::Acquired { token });
+            }
+            Place::Waits => {
+                atoll_base::reached!("a waiter asked again and kept its place");
+                return Ok(LockReply::Queued { claim });
+            }
             Place::Nowhere => {}
         }
         self.check_acquire(&claim.lock, mode, &value, step)?;
@@ -264,7 +273,10 @@ impl LockTable {
 
     fn cancel(&mut self, claim: &Claim, step: &mut Step<'_, '_>) -> Result<LockReply, Failure> {
         match self.place(claim) {
-            Place::Holds(token) => return Ok(LockReply::Acquired { token }),
+            Place::Holds(token) => {
+                atoll_base::reached!("a holder asked again and got its token");
+                return Ok(LockReply::Acquired { token });
+            }
             Place::Waits => {}
             Place::Nowhere => {
                 let (session, request) = (claim.session, claim.request);
@@ -394,7 +406,7 @@ impl LockTable {
             for place in places {
                 self.take_out(name, place, Some(Left::SessionEnded), step);
             }
-            if held > 0 && delay_ms > 0 {
+            if held > 0 && delay_ms > 0 && !planted!(DelayIgnored) {
                 self.delay(name, delay_ms, step);
             }
             self.settle(name, step);

@@ -76,6 +76,7 @@ impl SessionTable {
     ) -> Admission {
         if !self.clients.contains_key(&id.client) {
             if self.forgotten.contains_key(&id.client) {
+                atoll_base::reached!("a forgotten client came back");
                 let message = format!("session of client {} has expired", id.client);
                 return refused(message);
             }
@@ -95,13 +96,17 @@ impl SessionTable {
         self.cost = self.cost - cost + session.cost();
         if id.sequence < session.floor() {
             let (client, floor) = (id.client, session.floor());
+            atoll_base::reached!("a request below the session's floor was refused");
             return refused(format!(
                 "request {} of client {client} is below {floor}, its reply is not kept",
                 id.sequence
             ));
         }
         match session.find(id.sequence) {
-            Some(reply) => Admission::Known(reply),
+            Some(reply) => {
+                atoll_base::reached!("a retry got the first answer");
+                Admission::Known(reply)
+            }
             None => Admission::New,
         }
     }
@@ -157,6 +162,7 @@ impl SessionTable {
     /// Drops a session and remembers that it was there (S3).
     fn forget(&mut self, client: ClientId, limits: &MachineLimits, next: &mut u64) {
         let Some(session) = self.clients.remove(&client) else { return };
+        atoll_base::reached!("a session was forgotten");
         self.cost -= session.cost();
         if !session.is_dirty {
             self.dirty.push(client);

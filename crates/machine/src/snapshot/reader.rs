@@ -3,7 +3,7 @@
 use std::ops::Bound;
 
 use atoll_base::checksum::crc32c_append;
-use atoll_base::{LogIndex, Revision, Term};
+use atoll_base::{LogIndex, Revision, Term, planted};
 use atoll_storage::{Direction, ReadView, Tree};
 use bytes::Bytes;
 
@@ -113,6 +113,12 @@ impl SnapshotReader {
             let mut is_full = false;
             for pair in self.view.scan(*tree, borrowed(span), Direction::Forward) {
                 let (key, value) = pair.map_err(|e| self.scope.engine(e))?;
+                if planted!(SessionsNotInSnapshot)
+                    && *part == Part::Meta
+                    && key.get(8) == Some(&keys::SESSION)
+                {
+                    continue;
+                }
                 if bytes > 0 && bytes + key.len() + value.len() > self.chunk_bytes_max {
                     is_full = true;
                     break;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use atoll_base::{Code, Failure, Revision};
+use atoll_base::{Code, Failure, Revision, planted};
 use atoll_storage::{Direction, Engine, Tree};
 use bytes::Bytes;
 
@@ -193,6 +193,8 @@ impl WatchHub {
         }
         self.index.insert(id, &request.start, &request.end);
         let from = request.from.unwrap_or(self.through.next());
+        let late = planted!(WatchResumesLate) && from <= self.through;
+        let from = if late { from.next() } else { from };
         let next = (from <= self.through).then_some((from, 0));
         let is_queued = next.is_some();
         self.watchers.insert(id, Watcher { request, from, next, is_queued });
@@ -238,6 +240,7 @@ impl WatchHub {
         self.ring = EventRing::new(through.next(), self.limits.ring_bytes_max);
         for (id, watcher) in &mut self.watchers {
             if watcher.next.is_none() && watcher.from.max(missed) <= through {
+                atoll_base::reached!("a watch went on behind an installed snapshot");
                 watcher.next = Some((watcher.from.max(missed), 0));
                 watcher.is_queued = true;
                 self.queue.push_back(*id);
@@ -283,6 +286,7 @@ impl WatchHub {
             let compact_revision = machine.compact_revision();
             return Ok(Poll::Ended(WatchEnd::Compacted { compact_revision }));
         } else {
+            atoll_base::reached!("a watch was served from history");
             self.read_history(next, machine, engine, &mut delivery)?;
         }
         let (batch, next) = delivery.finish(self.through);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use atoll_base::{KeyspaceId, LaneId, NodeId, ShardId};
-use atoll_coord::{Catalog, Descriptor};
+use atoll_coord::{Catalog, Descriptor, ReplicaMember};
 use atoll_machine::Event;
 use atoll_transport::link::{Links, Peer};
 use tokio::sync::watch;
@@ -20,7 +20,7 @@ pub(crate) struct Readiness {
     pub(crate) leads_system: bool,
     /// Somebody leads shard 1, as this node's replica of it knows.
     pub(crate) has_leader: bool,
-    /// This node is to have a replica of shard 1, for all that it knows.
+    /// This node is to have a replica of shard 1 that votes, for all that it knows.
     pub(crate) is_member: bool,
     /// The catalog is followed from outside.
     pub(crate) is_followed: bool,
@@ -121,7 +121,9 @@ impl CatalogView {
             .collect();
         let is_founded = state.catalog.cluster().is_some();
         let system = state.catalog.shard(ShardId::SYSTEM).map(|s| &s.record.descriptor);
-        let is_member = system.is_none_or(|d| d.members.iter().any(|m| m.node == self.node));
+        // A learner is not told that it was taken out of the group, and misses no leader.
+        let votes = |m: &ReplicaMember| m.node == self.node && m.role.votes();
+        let is_member = system.is_none_or(|d| d.members.iter().any(votes));
         drop(state);
         for peer in peers {
             links.connect(peer);

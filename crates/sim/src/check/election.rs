@@ -87,9 +87,9 @@ impl Elections {
         self.leaders.len()
     }
 
-    /// `node` lost its disk: it promised nothing.
-    pub fn forget(&mut self, node: NodeId) {
-        self.promises.retain(|(_, n), _| *n != node);
+    /// `node` gave its replica of `shard` up, and with it what it had written down.
+    pub fn forgot(&mut self, shard: ShardId, node: NodeId) {
+        self.promises.remove(&(shard, node));
     }
 }
 

@@ -7,7 +7,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use atoll_base::{Entry, LogIndex, NodeId, ShardId, Term};
+use atoll_base::{Entry, EntryKind, LogIndex, NodeId, ShardId, Term};
+use atoll_raft::{Membership, quorum};
 
 use super::Violation;
 
@@ -66,18 +67,26 @@ pub enum Stage {
 /// Every replica's log and everything known to be committed.
 #[derive(Default, Debug)]
 pub struct Logs {
-    voters: BTreeMap<ShardId, BTreeSet<NodeId>>,
+    /// The configuration that each group was founded with.
+    founded: BTreeMap<ShardId, Membership>,
+    /// Every configuration that any log held.
+    memberships: BTreeMap<ShardId, BTreeMap<(LogIndex, Term), Membership>>,
     copies: BTreeMap<(Stage, ShardId, NodeId), Copy>,
     /// What stands at `(shard, index, term)`, and the term before it.
     known: BTreeMap<(ShardId, LogIndex, Term), (u64, Option<Term>)>,
     committed: BTreeMap<ShardId, BTreeMap<LogIndex, Mark>>,
     leading: BTreeMap<(ShardId, NodeId), Term>,
+    /// Replicas whose removal was handed to the log, and that may be gone after a crash.
+    leaving: BTreeSet<(ShardId, NodeId)>,
+    /// Replicas that were given up.
+    removed: BTreeSet<(ShardId, NodeId)>,
 }
 
 impl Logs {
-    /// These nodes vote in `shard`'s group from now on; without this, commits are not counted.
+    /// These nodes vote in `shard`'s group from the start; without this, commits are not counted
+    /// before the group's log holds a configuration.
     pub fn voters(&mut self, shard: ShardId, voters: impl IntoIterator<Item = NodeId>) {
-        self.voters.insert(shard, voters.into_iter().collect());
+        self.founded.insert(shard, Membership::of_voters(voters));
     }
 
     /// `node` appends `entry` to its log of `shard`, replacing what stood there and above.
@@ -99,6 +108,12 @@ impl Logs {
         copy.append(entry.index, mark);
         if stage == Stage::Durable {
             return Ok(());
+        }
+        if entry.kind == EntryKind::Membership
+            && let Ok(membership) = Membership::decode(&entry.payload)
+        {
+            let place = (entry.index, entry.term);
+            self.memberships.entry(shard).or_default().insert(place, membership);
         }
         let place = format!("shard {shard} entry {} term {}", entry.index, entry.term);
         let known =
@@ -146,6 +161,19 @@ impl Logs {
     /// `node` no longer has a replica of `shard`.
     pub fn remove(&mut self, stage: Stage, node: NodeId, shard: ShardId) {
         self.copies.remove(&(stage, shard, node));
+        match stage {
+            Stage::Issued => self.leaving.insert((shard, node)),
+            Stage::Durable => self.removed.insert((shard, node)),
+        };
+    }
+
+    /// True when `node` had a replica of `shard`, gave it up, and has nothing of it now: such a one
+    /// has forgotten what it acknowledged, so it must not vote before it has a snapshot.
+    #[must_use]
+    pub fn is_blank(&self, node: NodeId, shard: ShardId) -> bool {
+        let copy = self.copies.get(&(Stage::Issued, shard, node));
+        let is_empty = copy.is_none_or(|c| c.entries.is_empty() && c.first <= LogIndex(1));
+        is_empty && self.removed.contains(&(shard, node)) && self.founded.contains_key(&shard)
     }
 
     /// `node` crashed: it no longer leads.
@@ -187,6 +215,35 @@ impl Logs {
             }
         }
         Ok(())
+    }
+
+    /// `node` came back with logs of these shards. The shards whose removal had reached the disk
+    /// before it was known to have.
+    ///
+    /// # Errors
+    /// When a log that had entries is not there any more.
+    pub fn present(
+        &mut self,
+        node: NodeId,
+        shards: &BTreeSet<ShardId>,
+    ) -> Result<Vec<ShardId>, Violation> {
+        let durable = self.copies.iter().filter(|((stage, shard, n), _)| {
+            *stage == Stage::Durable && *n == node && !shards.contains(shard)
+        });
+        let absent: Vec<(ShardId, bool)> =
+            durable.map(|((_, shard, _), copy)| (*shard, copy.entries.is_empty())).collect();
+        let mut gone = Vec::new();
+        for (shard, is_empty) in absent {
+            if !self.leaving.contains(&(shard, node)) && !is_empty {
+                let what = format!("shard {shard} node {node}: the whole log is gone");
+                return Err(Violation::new("log durability", what));
+            }
+            self.copies.remove(&(Stage::Durable, shard, node));
+            self.copies.remove(&(Stage::Issued, shard, node));
+            self.removed.insert((shard, node));
+            gone.push(shard);
+        }
+        Ok(gone)
     }
 
     /// `node` came back knowing that its log of `shard` was damaged: this is what it still has.
@@ -245,28 +302,54 @@ impl Logs {
                 );
                 return Err(Violation::new("commit rule", what));
             };
-            self.check_quorum(shard, i, mark)?;
+            self.check_quorum(node, shard, i, mark)?;
             self.committed.entry(shard).or_default().insert(i, mark);
         }
         Ok(())
     }
 
-    fn check_quorum(&self, shard: ShardId, index: LogIndex, mark: Mark) -> Result<(), Violation> {
-        let Some(voters) = self.voters.get(&shard) else { return Ok(()) };
-        let holders: Vec<NodeId> = voters
-            .iter()
-            .copied()
-            .filter(|node| {
-                let copy = self.copies.get(&(Stage::Durable, shard, *node));
-                copy.is_some_and(|copy| copy.covers(index, mark))
-            })
-            .collect();
-        if holders.len() > voters.len() / 2 {
+    /// The configurations by which `node`, leading `shard`, may have counted `index`: the one in
+    /// force there, and later ones of its log, in which it counted from when they stood there.
+    fn counted_by(&self, node: NodeId, shard: ShardId, index: LogIndex) -> Vec<&Membership> {
+        let copy = self.copies.get(&(Stage::Issued, shard, node));
+        let held = |place: LogIndex, term: Term| {
+            let mark = copy.and_then(|copy| copy.entries.get(&place));
+            let mark = mark.copied().or_else(|| self.committed_mark(shard, place));
+            mark.is_some_and(|mark| mark.term == term)
+        };
+        let mut all: Vec<&Membership> = self.founded.get(&shard).into_iter().collect();
+        for ((place, term), membership) in self.memberships.get(&shard).into_iter().flatten() {
+            if !held(*place, *term) {
+                continue;
+            }
+            if *place <= index {
+                all.clear();
+            }
+            all.push(membership);
+        }
+        all
+    }
+
+    fn check_quorum(
+        &self,
+        leader: NodeId,
+        shard: ShardId,
+        index: LogIndex,
+        mark: Mark,
+    ) -> Result<(), Violation> {
+        let holds = |node: NodeId| {
+            let copy = self.copies.get(&(Stage::Durable, shard, node));
+            copy.is_some_and(|copy| copy.covers(index, mark))
+        };
+        let counted = self.counted_by(leader, shard, index);
+        if counted.is_empty() || counted.iter().any(|m| quorum::replicates(m, holds)) {
             return Ok(());
         }
+        let nodes = counted.iter().flat_map(|m| m.nodes()).collect::<BTreeSet<NodeId>>();
+        let holders: Vec<NodeId> = nodes.into_iter().filter(|node| holds(*node)).collect();
         let what = format!(
-            "shard {shard} entry {index} term {} is called committed, durable only on \
-            {holders:?} of {voters:?}",
+            "shard {shard} entry {index} term {} is called committed by {leader}, durable only on \
+            {holders:?} of {counted:?}",
             mark.term
         );
         Err(Violation::new("quorum durability", what))

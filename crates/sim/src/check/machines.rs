@@ -64,6 +64,11 @@ impl Machines {
         self.applied.retain(|(_, n), _| *n != node);
     }
 
+    /// `node` gave its replica of `shard` up: another one there begins anew.
+    pub fn removed(&mut self, shard: ShardId, node: NodeId) {
+        self.applied.remove(&(shard, node));
+    }
+
     /// Comparisons between different nodes made so far.
     #[must_use]
     pub fn compared(&self) -> u64 {

@@ -3,7 +3,8 @@
 //!
 //! Two kinds. *Observers* see the run while it goes ([`election`], [`logs`], [`machines`],
 //! [`bounds`]): what nodes send, write and apply. *Judges* see what clients saw when it is over
-//! ([`linear`], [`order`], [`effects`], [`reads`], [`watching`], [`bank`], [`liveness`]). A judge
+//! ([`linear`], [`order`], [`effects`], [`reads`], [`watching`], [`bank`],
+//! [`holding`], [`liveness`]). A judge
 //! trusts nothing that the cluster says about itself without comparing it to what it told somebody
 //! else.
 
@@ -13,6 +14,7 @@ pub mod bank;
 pub mod bounds;
 pub mod effects;
 pub mod election;
+pub mod holding;
 pub mod linear;
 pub mod liveness;
 pub mod logs;

@@ -2,27 +2,32 @@
 //! they were told.
 //!
 //! A client has some *slots*, each busy with one job at a time, and one stream to every node that
-//! it talks to. Jobs are described in [`jobs`], the fate of one call in [`pursuit`], what was seen
-//! in [`record`]. Watchers are apart, in [`watcher`].
+//! it talks to: its [`desk`]. Jobs are described in [`jobs`], the fate of one call in [`pursuit`],
+//! what was seen in [`record`]. Watchers are apart, in [`watcher`], and so are [`holder`]s of locks
+//! and the [`operator`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use atoll_base::{ClientId, NodeId, Revision, Rng, Sequence, ShardId, Time};
-use atoll_coord::{Answer, AnswerBody, Consistency, Origin, Request, RequestBody};
-use atoll_machine::{CommandId, RangePage, Reply};
+use atoll_base::{NodeId, Revision, Rng, ShardId};
+use atoll_coord::{Answer, AnswerBody, Consistency, Origin, RequestBody};
+use atoll_machine::{RangePage, Reply};
 
+pub(crate) mod desk;
+pub(crate) mod holder;
 pub(crate) mod jobs;
+pub(crate) mod operator;
 pub(crate) mod pursuit;
 pub(crate) mod record;
 pub(crate) mod watcher;
 
-use crate::fabric::{Event, Fabric, Packet, Token};
+use crate::fabric::{Fabric, Token};
 use crate::history::{Call, Found, KeyNumber, Return};
-use crate::network::Place;
 use crate::shell::Shell;
+use crate::value::KEYS_END;
+use desk::{Desk, Fate};
 use jobs::{Job, Scan, Then, bank};
-use pursuit::{End, Next, Pursuit};
+use pursuit::{End, Pursuit};
 use record::Record;
 
 /// Time that a caller gives a job.
@@ -30,34 +35,13 @@ const PATIENCE_MS: (u64, u64) = (500, 5_000);
 
 /// One client.
 pub(crate) struct Client {
-    number: u32,
-    id: ClientId,
+    desk: Desk<Job>,
     rng: Rng,
-    slots: Vec<Slot>,
-    streams: BTreeMap<NodeId, Origin>,
-    /// Who led each shard when last heard.
-    leaders: BTreeMap<ShardId, NodeId>,
     /// What each register held when last seen.
     seen: BTreeMap<(ShardId, KeyNumber), Option<u64>>,
     newest: BTreeMap<ShardId, Revision>,
-    last_request: u64,
-    sequences: BTreeMap<ShardId, Sequences>,
     /// No new jobs.
     is_closing: bool,
-}
-
-/// A client's mutating calls to one shard.
-#[derive(Default)]
-struct Sequences {
-    last: Sequence,
-    open: BTreeSet<Sequence>,
-}
-
-#[derive(Default)]
-struct Slot {
-    job: Option<(Job, Pursuit)>,
-    /// The timer that counts; all others are stale.
-    timer: u64,
 }
 
 /// Everything that a client needs of the world.
@@ -70,25 +54,19 @@ pub(crate) struct Around<'a> {
 impl Client {
     pub(crate) fn new(number: u32, slots: u32, mut rng: Rng) -> Self {
         Self {
-            number,
-            id: ClientId(rng.next_u64() | 1),
+            desk: Desk::new(number, slots as usize, rng.fork()),
             rng,
-            slots: (0..slots).map(|_| Slot::default()).collect(),
-            streams: BTreeMap::new(),
-            leaders: BTreeMap::new(),
             seen: BTreeMap::new(),
             newest: BTreeMap::new(),
-            last_request: 0,
-            sequences: BTreeMap::new(),
             is_closing: false,
         }
     }
 
     /// Lets every slot begin.
     pub(crate) fn start(&mut self, around: &mut Around<'_>) {
-        for slot in 0..self.slots.len() {
+        for slot in 0..self.desk.slots() {
             let delay = Duration::from_micros(self.rng.below(50_000));
-            self.set_timer(slot, delay, around);
+            self.desk.set_timer(slot, delay, around);
         }
     }
 
@@ -99,7 +77,7 @@ impl Client {
 
     /// True when no call is under way.
     pub(crate) fn is_idle(&self) -> bool {
-        self.slots.iter().all(|slot| slot.job.is_none())
+        self.desk.is_idle()
     }
 
     /// Begins a job of the caller's choice in the first slot, which must be idle.
@@ -111,132 +89,39 @@ impl Client {
         around: &mut Around<'_>,
     ) {
         let deadline = around.fabric.now().after(within);
-        self.pursue(0, job, Pursuit::new(shard, body, deadline), around);
+        self.desk.pursue(0, job, Pursuit::new(shard, body, deadline), around);
     }
 
-    fn set_timer(&mut self, slot: usize, delay: Duration, around: &mut Around<'_>) {
-        self.slots[slot].timer += 1;
-        let token = Token { slot, number: self.slots[slot].timer };
-        around.fabric.queue.after(delay, Event::Client { client: self.number, token });
-    }
-
-    /// A timer rings: an attempt took too long, a backoff is over, or it is time for a new job.
+    /// A timer rings.
     pub(crate) fn on_timer(&mut self, token: Token, around: &mut Around<'_>) {
-        if self.slots[token.slot].timer != token.number {
-            return;
-        }
-        let now = around.fabric.now();
-        match self.slots[token.slot].job.as_mut() {
-            None if self.is_closing => {}
-            None => self.new_job(token.slot, around),
-            Some((_, pursuit)) if pursuit.attempt.is_some() => {
-                let next = pursuit.on_silence(now);
-                self.follow(token.slot, next, around);
-            }
-            Some(_) => self.attempt(token.slot, around),
+        match self.desk.on_timer(token, around) {
+            Fate::Free(_) if self.is_closing => {}
+            Fate::Free(slot) => self.new_job(slot, around),
+            fate => self.settle(fate, around),
         }
     }
 
-    /// A stream broke: its attempts will not be answered.
+    /// A stream broke.
     pub(crate) fn on_broken(&mut self, node: NodeId, origin: Origin, around: &mut Around<'_>) {
-        if self.streams.get(&node) == Some(&origin) {
-            self.streams.remove(&node);
-        }
-        let now = around.fabric.now();
-        for slot in 0..self.slots.len() {
-            let Some((_, pursuit)) = &mut self.slots[slot].job else { continue };
-            if pursuit.attempt.is_some_and(|(_, o, _)| o == origin) {
-                let next = pursuit.on_silence(now);
-                self.follow(slot, next, around);
-            }
+        for fate in self.desk.on_broken(node, origin, around) {
+            self.settle(fate, around);
         }
     }
 
     /// An answer arrives.
     pub(crate) fn on_answer(&mut self, answer: Answer, around: &mut Around<'_>) {
-        let now = around.fabric.now();
-        for slot in 0..self.slots.len() {
-            let Some((_, pursuit)) = &mut self.slots[slot].job else { continue };
-            let Some((id, origin, node)) = pursuit.attempt else { continue };
-            if (id, origin) == (answer.id, answer.origin) {
-                if answer.body.is_ok() {
-                    self.leaders.insert(pursuit.shard, node);
-                }
-                let next = pursuit.on_answer(now, answer.body, &mut self.rng);
-                self.follow(slot, next, around);
-                return;
-            }
-        }
+        let fate = self.desk.on_answer(answer, around);
+        self.settle(fate, around);
     }
 
-    fn follow(&mut self, slot: usize, next: Next, around: &mut Around<'_>) {
-        match next {
-            Next::Retry(wait, hint) => {
-                let Some((_, pursuit)) = &self.slots[slot].job else { return };
-                match hint {
-                    Some(node) => self.leaders.insert(pursuit.shard, node),
-                    None => self.leaders.remove(&pursuit.shard),
-                };
-                self.set_timer(slot, wait, around);
-            }
-            Next::End(end) => {
-                let Some((job, pursuit)) = self.slots[slot].job.take() else { return };
-                if let Some(sequence) = pursuit.sequence {
-                    let sequences = self.sequences.entry(pursuit.shard).or_default();
-                    sequences.open.remove(&sequence);
-                }
-                self.ended(slot, (job, pursuit.shard), end, around);
-                if self.slots[slot].job.is_none() {
-                    let think = around.shell.shape.think.as_micros() as u64;
-                    let delay = Duration::from_micros(self.rng.below(2 * think));
-                    self.set_timer(slot, delay, around);
-                }
-            }
+    fn settle(&mut self, fate: Fate<Job>, around: &mut Around<'_>) {
+        let Fate::Ended { slot, job, shard, end, .. } = fate else { return };
+        self.ended(slot, (job, shard), end, around);
+        if self.desk.is_free(slot) {
+            let think = around.shell.shape.think.as_micros() as u64;
+            let delay = Duration::from_micros(self.rng.below(2 * think));
+            self.desk.set_timer(slot, delay, around);
         }
-    }
-
-    /// Starts a call.
-    fn pursue(&mut self, slot: usize, job: Job, mut pursuit: Pursuit, around: &mut Around<'_>) {
-        if matches!(pursuit.body, RequestBody::Command(_)) && !matches!(job, Job::Operator) {
-            let sequences = self.sequences.entry(pursuit.shard).or_default();
-            sequences.last = sequences.last.next();
-            sequences.open.insert(sequences.last);
-            pursuit.sequence = Some(sequences.last);
-        }
-        self.slots[slot].job = Some((job, pursuit));
-        self.attempt(slot, around);
-    }
-
-    fn attempt(&mut self, slot: usize, around: &mut Around<'_>) {
-        let Some((_, pursuit)) = &mut self.slots[slot].job else { return };
-        let shard = pursuit.shard;
-        let members = around.shell.members(shard);
-        let believed = self.leaders.get(&shard).copied();
-        let node = believed
-            .filter(|_| !self.rng.chance(1, 50))
-            .or_else(|| self.rng.pick(&members).copied())
-            .expect("every shard has members");
-        let origin = *self.streams.entry(node).or_insert_with(|| around.fabric.connect());
-        self.last_request += 1;
-        let id = self.last_request;
-        let mut body = pursuit.body.clone();
-        if let (RequestBody::Command(command), Some(sequence)) = (&mut body, pursuit.sequence) {
-            let sequences = self.sequences.entry(shard).or_default();
-            let first_unacknowledged = sequences.open.first().copied().unwrap_or(sequence);
-            command.id = Some(CommandId { client: self.id, sequence, first_unacknowledged });
-        }
-        let within = pursuit.begin((id, origin, node), &mut self.rng);
-        let request = Request {
-            origin,
-            id,
-            shard,
-            epoch: atoll_base::Epoch::ZERO,
-            deadline: Time::ZERO,
-            body,
-        };
-        let (from, to) = (Place::Client(self.number), Place::Node(node));
-        around.fabric.stream(from, to, origin, Packet::Request { request, within });
-        self.set_timer(slot, within, around);
     }
 
     fn new_job(&mut self, slot: usize, around: &mut Around<'_>) {
@@ -247,7 +132,9 @@ impl Client {
             .now()
             .after(Duration::from_millis(self.rng.range(PATIENCE_MS.0, PATIENCE_MS.1)));
         let (job, body) = self.choose(shard, around);
-        self.pursue(slot, job, Pursuit::new(shard, body, deadline), around);
+        let pursuit = Pursuit::new(shard, body, deadline);
+        let pursuit = if matches!(job, Job::Operator) { pursuit.anonymous() } else { pursuit };
+        self.desk.pursue(slot, job, pursuit, around);
     }
 
     fn choose(&mut self, shard: ShardId, around: &mut Around<'_>) -> (Job, RequestBody) {
@@ -264,7 +151,7 @@ impl Client {
             }
             70..78 => {
                 let call = Call::Put(around.record.next_value());
-                return self.operation(shard, jobs::counter(self.number), call, around);
+                return self.operation(shard, jobs::counter(self.desk.number()), call, around);
             }
             78..84 => {
                 let at = self
@@ -302,7 +189,7 @@ impl Client {
         around: &mut Around<'_>,
     ) -> (Job, RequestBody) {
         let now = around.fabric.now();
-        let number = around.record.history.call(now, self.number, (shard, key), call);
+        let number = around.record.history.call(now, self.desk.number(), (shard, key), call);
         let body = jobs::request(shard, key, call, around.shell.shape.padding_max);
         (Job::Operation(number), body)
     }
@@ -331,7 +218,9 @@ impl Client {
         }
         match (job, end) {
             (Job::Operation(number) | Job::Transfer(number), End::Refused(failure)) => {
-                around.fabric.say(format_args!("client {} is refused: {failure}", self.number));
+                around
+                    .fabric
+                    .say(format_args!("client {} is refused: {failure}", self.desk.number()));
                 around.record.history.refused(number);
             }
             (Job::Operation(number) | Job::Transfer(number), End::Answered(body)) => {
@@ -398,14 +287,16 @@ impl Client {
     ) {
         let revision = *scan.revision.get_or_insert(page.revision);
         for kv in &page.kvs {
-            scan.pairs.extend(around.record.pair(shard, kv));
+            // Keys of leases come and go by themselves.
+            let pair = around.record.pair(shard, kv);
+            scan.pairs.extend(pair.filter(|pair| pair.key.0 < KEYS_END));
         }
         let now = around.fabric.now();
         let patience = Duration::from_millis(self.rng.range(PATIENCE_MS.0, PATIENCE_MS.1));
         if page.more.is_some() {
             let body = jobs::page(shard, page.more, Some(revision), self.rng.range(1, 8));
             let pursuit = Pursuit::new(shard, body, now.after(patience));
-            self.pursue(slot, Job::Scan(scan), pursuit, around);
+            self.desk.pursue(slot, Job::Scan(scan), pursuit, around);
             return;
         }
         let bank = bank(&around.shell.shape);
@@ -416,7 +307,7 @@ impl Client {
             Then::Transfer => {
                 let (job, body) = self.transfer(shard, &scan, around);
                 let pursuit = Pursuit::new(shard, body, now.after(patience));
-                self.pursue(slot, job, pursuit, around);
+                self.desk.pursue(slot, job, pursuit, around);
             }
         }
     }
@@ -441,7 +332,7 @@ impl Client {
             (pair.0.key, jobs::transfer(shard, shape, pair, value, &mut self.rng))
         };
         let now = around.fabric.now();
-        let number = around.record.history.call(now, self.number, (shard, key), call);
+        let number = around.record.history.call(now, self.desk.number(), (shard, key), call);
         (Job::Transfer(number), body)
     }
 }

@@ -20,6 +20,12 @@ pub(crate) struct Pursuit {
     pub(crate) deadline: Time,
     /// A mutating call's place among those of its client and shard.
     pub(crate) sequence: Option<Sequence>,
+    /// A mutating call that may happen twice.
+    pub(crate) is_anonymous: bool,
+    /// The only node to ask; `None`: whoever leads.
+    pub(crate) node: Option<NodeId>,
+    /// When the newest attempt left.
+    pub(crate) attempted_at: Time,
     /// The attempt under way: its request id and connection.
     pub(crate) attempt: Option<(u64, Origin, NodeId)>,
     tries: u32,
@@ -53,10 +59,23 @@ impl Pursuit {
             body,
             deadline,
             sequence: None,
+            is_anonymous: false,
+            node: None,
+            attempted_at: Time::ZERO,
             attempt: None,
             tries: 0,
             may_have_happened: false,
         }
+    }
+
+    /// The same call without an id.
+    pub(crate) fn anonymous(self) -> Self {
+        Self { is_anonymous: true, ..self }
+    }
+
+    /// The same call to this node only.
+    pub(crate) fn to(self, node: NodeId) -> Self {
+        Self { node: Some(node), ..self }
     }
 
     /// A new attempt begins; how long it may take.

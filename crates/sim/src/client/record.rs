@@ -7,10 +7,11 @@ use atoll_machine::KeyValue;
 
 use crate::check::Violation;
 use crate::check::bank::Bank;
+use crate::check::holding::Holding;
 use crate::check::order::Sighting;
 use crate::check::reads::Row;
 use crate::history::{History, KeyNumber, Stamp, Value};
-use crate::value::{ACCOUNTS_FROM, KEYS_END, decode_key, decode_value};
+use crate::value::{ACCOUNTS_FROM, GUARDED_FROM, decode_key, decode_value};
 
 /// Everything seen by clients, and the first violation that showed at once.
 #[derive(Default)]
@@ -22,6 +23,8 @@ pub(crate) struct Record {
     pub(crate) violation: Option<Violation>,
     /// The last look at each shard: its revision and all its pairs.
     pub(crate) closed: BTreeMap<ShardId, (Revision, Vec<Pair>)>,
+    /// What the holders of locks believed, and what they wrote.
+    pub(crate) holding: Holding,
     last_value: Value,
 }
 
@@ -38,7 +41,7 @@ pub(crate) struct Pair {
 impl Pair {
     /// True for an account of the shard's bank.
     pub(crate) fn is_account(&self) -> bool {
-        (ACCOUNTS_FROM..KEYS_END).contains(&self.key.0)
+        (ACCOUNTS_FROM..GUARDED_FROM).contains(&self.key.0)
     }
 }
 

@@ -19,6 +19,8 @@ impl World {
             let result = self.judge_shard(shard);
             self.observer.note(result);
         }
+        let result = self.record.holding.check();
+        self.observer.note(result);
         let result = order::check(self.record.history.operations(), &self.record.sightings);
         self.observer.note(result);
     }
@@ -28,7 +30,7 @@ impl World {
         let after = self.aftermath(shard)?;
         effects::check(shard, operations, &after)?;
         reads::check(shard, &self.record.rows, &after)?;
-        for watcher in self.watchers.iter().filter(|w| w.shard() == shard) {
+        for watcher in self.agents.watchers.iter().filter(|w| w.shard() == shard) {
             for followed in watcher.all().filter(|w| w.from >= after.complete_from) {
                 followed.check(&after.effects)?;
             }
@@ -49,7 +51,7 @@ impl World {
         let whole = 0..KEYS_END;
         let mut told: BTreeMap<(Revision, KeyNumber), Option<Value>> = BTreeMap::new();
         let mut spans = Vec::new();
-        for watcher in self.watchers.iter().filter(|w| w.shard() == shard) {
+        for watcher in self.agents.watchers.iter().filter(|w| w.shard() == shard) {
             for followed in watcher.all().filter(|w| w.keys == whole) {
                 spans.push((followed.through(), followed.from));
                 for effect in followed.events() {

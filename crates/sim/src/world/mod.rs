@@ -11,34 +11,34 @@
 //! is mended, and every shard must serve within a bound. *Closing*: clients finish, every shard is
 //! read a last time, replicas and watchers catch up, and the judges compare what was seen.
 
+mod agents;
+mod catalog;
 mod judge;
 pub(crate) mod log;
 pub(crate) mod node;
 pub(crate) mod observer;
+mod phases;
 mod strike;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use atoll_base::{NodeId, Revision, Rng, ShardId, Time};
-use atoll_coord::ReplicaStatus;
+use atoll_base::{LogIndex, NodeId, Rng, ShardId, Time};
 
 use crate::check::Violation;
 use crate::check::liveness::Liveness;
 use crate::check::machines::Sample;
-use crate::client::jobs::{Job, Then};
+use crate::client::Around;
 use crate::client::record::Record;
-use crate::client::watcher::SimWatcher;
-use crate::client::{Around, Client};
 use crate::clock::NodeClock;
 use crate::fabric::{Event, Fabric, Life, Packet};
 use crate::faults::{FaultKind, Scale, Schedule};
-use crate::history::{Call, KeyNumber, OperationNumber};
+use crate::history::{Call, OperationNumber};
 use crate::network::{Network, NetworkCounts, Place};
 use crate::options::{Options, Shape, lane_settings};
 use crate::shell::Shell;
 use crate::trace::Trace;
-use crate::value::KEYS_END;
+use agents::Agents;
 use node::SimNode;
 use observer::Observer;
 
@@ -46,6 +46,21 @@ use observer::Observer;
 const LIVENESS_BOUND: Duration = Duration::from_secs(30);
 /// How often the world looks at itself.
 const INSPECT_INTERVAL: Duration = Duration::from_millis(100);
+/// Every so many looks replicas' states are compared.
+const COMPARE_EVERY: u64 = 5;
+/// Every so many looks each replica's state is checked in itself too, which costs much.
+const CHECK_EVERY: u64 = 40;
+
+/// How closely the world looks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Scrutiny {
+    /// At conditions and queues.
+    Glance,
+    /// At the hashes of states that have changed.
+    Compare,
+    /// At everything that must hold of a state.
+    Check,
+}
 
 /// Where a run is.
 #[derive(Clone, Debug)]
@@ -70,17 +85,16 @@ pub(crate) struct World {
     pub(crate) observer: Observer,
     pub(crate) record: Record,
     pub(crate) schedule: Schedule,
-    clients: Vec<Client>,
-    /// One client per shard that probes and closes, and does nothing else.
-    closers: BTreeMap<ShardId, Client>,
+    agents: Agents,
     /// What each closer was told to call last.
     probes: BTreeMap<ShardId, (OperationNumber, Call)>,
-    watchers: Vec<SimWatcher>,
     phase: Phase,
     phase_ends: Time,
     healed: Time,
     rng: Rng,
     inspections: u64,
+    /// What each replica had applied when its state was looked at last.
+    sampled: BTreeMap<(NodeId, ShardId), (Life, LogIndex)>,
     pub(crate) hurt_max: usize,
     pub(crate) crashes: u64,
     pub(crate) undecided: u64,
@@ -91,14 +105,14 @@ impl World {
         let mut rng = Rng::new(options.seed);
         let shape = Shape::random(&mut rng, options);
         let settings = lane_settings(&mut rng);
-        let scale =
-            Scale { nodes: shape.nodes, shards: shape.shards + 1, duration: shape.duration };
+        let (nodes, shards) = (shape.all_nodes(), shape.shards + 1);
+        let scale = Scale { nodes, shards, duration: shape.duration };
         let schedule = Schedule::random(&mut rng, scale, &options.faults);
         let network = Network::new(rng.fork(), shape.network);
         let mut fabric = Fabric::new(network, Trace::new(options.lines_max), rng.fork());
         fabric.say(format_args!("{shape:?}"));
         fabric.say(format_args!("{settings:?}"));
-        let nodes = (1..=shape.nodes as u64)
+        let nodes = (1..=nodes as u64)
             .map(|id| {
                 let clock = NodeClock::random(&mut rng, shape.drift_ppm);
                 SimNode::new(NodeId(id), clock, rng.fork())
@@ -108,6 +122,7 @@ impl World {
         let hurt_max = (shape.replicas - 1) / 2;
         let healed = Time::ZERO.after(shape.duration);
         let shell = Shell::new(shape, settings, options.plant, rng.fork());
+        let agents = Agents::new(&shell.shape, &shell.user_shards(), &mut rng);
         let mut world = Self {
             fabric,
             nodes,
@@ -115,15 +130,14 @@ impl World {
             observer: Observer::default(),
             record: Record::default(),
             schedule,
-            clients: Vec::new(),
-            closers: BTreeMap::new(),
+            agents,
             probes: BTreeMap::new(),
-            watchers: Vec::new(),
             phase: Phase::Safety,
             phase_ends: healed,
             healed,
             rng,
             inspections: 0,
+            sampled: BTreeMap::new(),
             hurt_max,
             crashes: 0,
             undecided: 0,
@@ -137,48 +151,22 @@ impl World {
             let voters = descriptor.members.iter().map(|member| member.node);
             self.observer.logs.voters(descriptor.shard, voters);
         }
-        let shape = self.shell.shape.clone();
-        for number in 0..shape.clients {
-            self.clients.push(Client::new(number, shape.slots, self.rng.fork()));
-        }
-        let shards = self.shell.user_shards();
-        let mut number = shape.clients;
-        for shard in &shards {
-            self.closers.insert(*shard, Client::new(number, 1, self.rng.fork()));
-            number += 1;
-        }
-        let all = Some(Revision(2));
-        for shard in &shards {
-            for _ in 0..2 {
-                let rng = self.rng.fork();
-                self.watchers.push(SimWatcher::new(number, *shard, 0..KEYS_END, all, rng));
-                number += 1;
-            }
-            for _ in 0..shape.watchers {
-                let (a, b) = (self.rng.below(8) as u32, self.rng.below(8) as u32);
-                let keys = a.min(b)..a.max(b) + 1;
-                let start = self.rng.chance(1, 2).then(|| Revision(self.rng.range(1, 60)));
-                let rng = self.rng.fork();
-                self.watchers.push(SimWatcher::new(number, *shard, keys, start, rng));
-                number += 1;
-            }
-        }
         for i in 0..self.nodes.len() {
             self.boot(i);
         }
-        let mut around =
-            Around { fabric: &mut self.fabric, record: &mut self.record, shell: &self.shell };
-        for client in &mut self.clients {
-            client.start(&mut around);
-        }
-        for watcher in &mut self.watchers {
-            watcher.ask(&mut around);
-        }
+        let (agents, mut around) = self.around();
+        agents.start(&mut around);
         for (i, planned) in self.schedule.faults.iter().enumerate() {
             self.fabric.queue.at(planned.from, Event::Strike(i));
         }
         self.fabric.queue.at(self.healed, Event::Heal);
         self.fabric.queue.after(INSPECT_INTERVAL, Event::Inspect);
+    }
+
+    /// The agents, and what they need of the world.
+    fn around(&mut self) -> (&mut Agents, Around<'_>) {
+        let (fabric, record) = (&mut self.fabric, &mut self.record);
+        (&mut self.agents, Around { fabric, record, shell: &self.shell })
     }
 
     /// Runs one event. False when the run is over.
@@ -222,13 +210,13 @@ impl World {
                 self.nodes[index(node)].on_gone(origin, &mut self.fabric);
             }
             Event::Client { client, token } => {
-                self.with_client(client, |c, a| c.on_timer(token, a), |w, a| w.on_timer(token, a));
+                let (agents, mut around) = self.around();
+                agents.on_timer(client, token, &mut around);
             }
-            Event::Broken { client, node, origin } => self.with_client(
-                client,
-                |c, a| c.on_broken(node, origin, a),
-                |w, a| w.on_broken(origin, a),
-            ),
+            Event::Broken { client, node, origin } => {
+                let (agents, mut around) = self.around();
+                agents.on_broken(client, node, origin, &mut around);
+            }
             Event::Strike(i) => self.strike(i),
             Event::Mend(i) => self.mend(i),
             Event::Boot { node, life } => {
@@ -253,37 +241,10 @@ impl World {
                 self.nodes[index(to)].on_request(client, request, within, around);
             }
             (_, Place::Client(client), Packet::Answer(answer)) => {
-                if self.watcher_of(client).is_some() {
-                    self.with_client(client, |_, _| {}, |w, a| w.on_answer(answer, a));
-                } else {
-                    self.with_client(client, |c, a| c.on_answer(answer, a), |_, _| {});
-                }
+                let (agents, mut around) = self.around();
+                agents.on_answer(client, answer, &mut around);
             }
             (from, to, packet) => unreachable!("{packet:?} from {from:?} to {to:?}"),
-        }
-    }
-
-    fn watcher_of(&self, client: u32) -> Option<usize> {
-        let first = self.clients.len() + self.closers.len();
-        (client as usize).checked_sub(first)
-    }
-
-    fn with_client(
-        &mut self,
-        number: u32,
-        call: impl FnOnce(&mut Client, &mut Around<'_>),
-        watch: impl FnOnce(&mut SimWatcher, &mut Around<'_>),
-    ) {
-        let watcher = self.watcher_of(number);
-        let mut around =
-            Around { fabric: &mut self.fabric, record: &mut self.record, shell: &self.shell };
-        let number = number as usize;
-        if let Some(watcher) = watcher {
-            watch(&mut self.watchers[watcher], &mut around);
-        } else if let Some(client) = self.clients.get_mut(number) {
-            call(client, &mut around);
-        } else if let Some(closer) = self.closers.values_mut().nth(number - self.clients.len()) {
-            call(closer, &mut around);
         }
     }
 
@@ -318,155 +279,6 @@ impl World {
         }
     }
 
-    /// Faults stop; everything is mended.
-    fn heal(&mut self) {
-        self.fabric.say(format_args!("faults stop"));
-        self.fabric.network.heal();
-        self.fabric.network.use_profile(crate::network::NetworkProfile::CALM);
-        self.shell.heal();
-        let now = self.fabric.now();
-        for i in 0..self.nodes.len() {
-            let it = &mut self.nodes[i];
-            it.paused_until = now;
-            it.disk_stall = Duration::ZERO;
-            it.disk.limit_capacity(u64::MAX);
-            it.disk.fail_syncs(0);
-            if it.running.is_none() {
-                self.boot(i);
-            }
-        }
-        let shards = self.shell.user_shards();
-        self.phase = Phase::Liveness(Liveness::new(now, LIVENESS_BOUND, shards.iter().copied()));
-        for shard in shards {
-            let call = Call::Put(self.record.next_value());
-            self.probe(shard, call);
-        }
-    }
-
-    /// Lets a closer call its shard once.
-    fn probe(&mut self, shard: ShardId, call: Call) {
-        let Some(closer) = self.closers.get_mut(&shard) else { return };
-        let mut around =
-            Around { fabric: &mut self.fabric, record: &mut self.record, shell: &self.shell };
-        let job = closer.operation(shard, KeyNumber(0), call, &mut around);
-        if let Job::Operation(number) = job.0 {
-            self.probes.insert(shard, (number, call));
-        }
-        closer.close();
-        closer.begin(shard, LIVENESS_BOUND, job, &mut around);
-    }
-
-    /// True when the shard has answered a write and then a read; asks on until it has.
-    fn has_served(&mut self, shard: ShardId) -> bool {
-        let Some(&(number, call)) = self.probes.get(&shard) else { return true };
-        if !self.closers[&shard].is_idle() {
-            return false;
-        }
-        match (self.record.history.is_done(number), call) {
-            (true, Call::Get) => return true,
-            (true, _) => self.probe(shard, Call::Get),
-            (false, Call::Get) => self.probe(shard, Call::Get),
-            (false, _) => {
-                let call = Call::Put(self.record.next_value());
-                self.probe(shard, call);
-            }
-        }
-        false
-    }
-
-    /// Lets a closer scan its shard.
-    fn look(&mut self, shard: ShardId, then: Then) {
-        let Some(closer) = self.closers.get_mut(&shard) else { return };
-        let mut around =
-            Around { fabric: &mut self.fabric, record: &mut self.record, shell: &self.shell };
-        let job: (Job, _) = closer.scan(shard, then, &mut around);
-        closer.begin(shard, LIVENESS_BOUND, job, &mut around);
-    }
-
-    /// Looks at every node, and moves to the next phase when it is time.
-    fn inspect(&mut self) {
-        self.inspections += 1;
-        self.fabric.queue.after(INSPECT_INTERVAL, Event::Inspect);
-        self.look_at_nodes();
-        let now = self.fabric.now();
-        match self.phase.clone() {
-            Phase::Safety | Phase::Over => {}
-            Phase::Liveness(mut liveness) => {
-                for shard in self.shell.user_shards() {
-                    if self.has_served(shard) {
-                        liveness.served(shard, now);
-                    }
-                }
-                self.observer.note(liveness.check(now));
-                if liveness.is_satisfied() {
-                    self.fabric.say(format_args!("all shards serve"));
-                    for client in &mut self.clients {
-                        client.close();
-                    }
-                    self.enter(Phase::Finishing);
-                } else {
-                    self.phase = Phase::Liveness(liveness);
-                }
-            }
-            Phase::Finishing if self.clients.iter().all(Client::is_idle) => {
-                for shard in self.shell.user_shards() {
-                    self.look(shard, Then::Close);
-                }
-                self.enter(Phase::Closing);
-            }
-            Phase::Finishing => self.expect_end("clients do not finish", now),
-            Phase::Closing => match self.laggard() {
-                None => {
-                    self.judge();
-                    self.phase = Phase::Over;
-                }
-                Some(who) => self.expect_end(&who, now),
-            },
-        }
-    }
-
-    fn enter(&mut self, phase: Phase) {
-        self.phase = phase;
-        self.phase_ends = self.fabric.now().after(LIVENESS_BOUND);
-    }
-
-    fn expect_end(&mut self, what: &str, now: Time) {
-        if now >= self.phase_ends {
-            let what = format!("{what} within {LIVENESS_BOUND:?}");
-            self.observer.report("liveness", what);
-        }
-    }
-
-    /// Who has not caught up with the last look at its shard.
-    fn laggard(&self) -> Option<String> {
-        for shard in self.shell.user_shards() {
-            let Some((revision, _)) = self.record.closed.get(&shard) else {
-                return Some(format!("shard {shard} is not read"));
-            };
-            for watcher in self.watchers.iter().filter(|w| w.shard() == shard) {
-                if watcher.through() < *revision {
-                    let through = watcher.through();
-                    return Some(format!(
-                        "a watcher of shard {shard} stays at revision {through} of {revision}"
-                    ));
-                }
-            }
-            for node in &self.nodes {
-                for status in node.lanes().flat_map(|lane| lane.statuses()) {
-                    if status.shard == shard && status.revision < *revision {
-                        let progress = self.progress_of(shard);
-                        return Some(format!(
-                            "node {} of shard {shard} stays at revision {} of {revision}: \
-                             {status:?}, its leaders see {progress:?}",
-                            node.id, status.revision
-                        ));
-                    }
-                }
-            }
-        }
-        None
-    }
-
     /// Keeps lines of every replica's state, for a failure's report.
     fn describe_replicas(&mut self) {
         for node in &self.nodes {
@@ -479,13 +291,7 @@ impl World {
         }
     }
 
-    fn progress_of(&self, shard: ShardId) -> Vec<ReplicaStatus> {
-        let statuses = self.nodes.iter().flat_map(SimNode::lanes).flat_map(|lane| lane.statuses());
-        statuses.filter(|s| s.shard == shard && s.state == "leader").collect()
-    }
-
-    fn look_at_nodes(&mut self) {
-        let sample = self.inspections.is_multiple_of(5) || matches!(self.phase, Phase::Closing);
+    fn look_at_nodes(&mut self, scrutiny: Scrutiny) {
         for node in &self.nodes {
             let (waiting, unsynced) = node.backlogs();
             let observer = &mut self.observer;
@@ -494,21 +300,28 @@ impl World {
             let result = observer.bounds.size(node.id, "log writes", unsynced as u64, 2_000);
             observer.note(result);
             for lane in node.lanes() {
-                for status in lane.statuses() {
-                    if status.state == "quarantined" {
-                        let what = format!("node {} shard {}", node.id, status.shard);
-                        let why = lane.trouble(status.shard).unwrap_or_default();
+                for (shard, applied, is_sound) in lane.conditions() {
+                    if !is_sound {
+                        let what = format!("node {} shard {shard}", node.id);
+                        let why = lane.trouble(shard).unwrap_or_default();
                         observer.report("assertions", format!("{what}: {why}"));
-                    }
-                    if !sample || status.state == "rebuilding" {
                         continue;
                     }
-                    let Some(checked) = lane.check(status.shard) else { continue };
+                    let place = (node.id, shard);
+                    let known = self.sampled.get(&place) == Some(&(node.life, applied));
+                    let checked = match scrutiny {
+                        Scrutiny::Glance => continue,
+                        Scrutiny::Compare if known => continue,
+                        Scrutiny::Compare => lane.state_hash(shard),
+                        Scrutiny::Check => lane.check(shard),
+                    };
+                    let Some(checked) = checked else { continue };
+                    self.sampled.insert(place, (node.life, applied));
                     match checked {
                         Ok(hash) => {
-                            let (applied, revision) = (status.applied_index, status.revision);
+                            let revision = lane.revision(shard).unwrap_or_default();
                             let sample = Sample { applied, revision, hash };
-                            let result = observer.machines.sample(status.shard, node.id, sample);
+                            let result = observer.machines.sample(shard, node.id, sample);
                             observer.note(result);
                         }
                         Err(error) => observer.report("machine invariants", error),

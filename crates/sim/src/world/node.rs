@@ -5,12 +5,12 @@
 //! [`Running`] and goes with it. Threads are modelled by time: a lane takes one turn at a time, the
 //! log thread one write at a time, and what arrives meanwhile waits and is taken together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_base::{LaneId, NodeId, Rng, ShardId, Time};
-use atoll_coord::{Origin, Request};
+use atoll_base::{KeyspaceId, LaneId, NodeId, Rng, ShardId, Time};
+use atoll_coord::{Catalog, Origin, Request};
 use atoll_node::{Input, Lane, LaneStart, LogWrite, Output};
 use atoll_raft::Body;
 use atoll_replica::{PeerBody, PeerMessage};
@@ -25,9 +25,9 @@ use crate::options::lane_config;
 use crate::shell::Shell;
 
 /// How often nodes tell each other that they live.
-const ALIVE_INTERVAL: Duration = Duration::from_millis(50);
+const ALIVE_INTERVAL: Duration = Duration::from_millis(100);
 /// Silence after which a peer counts as gone.
-const ALIVE_TIMEOUT: Duration = Duration::from_millis(300);
+const ALIVE_TIMEOUT: Duration = Duration::from_millis(400);
 /// Turns in a row without input or output: beyond, a lane is spinning.
 const IDLE_TURNS_MAX: u64 = 2_000;
 /// How long a node that could not start stays down.
@@ -49,7 +49,7 @@ pub(crate) struct SimNode {
     pub(crate) old_entry: Option<Location>,
     pub(crate) is_hurt: bool,
     pub(crate) turns: u64,
-    rng: Rng,
+    pub(super) rng: Rng,
 }
 
 /// What goes with the power.
@@ -61,6 +61,11 @@ pub(crate) struct Running {
     clients: BTreeMap<Origin, u32>,
     disk_full: bool,
     output: Output,
+    /// The catalog as this node knows it.
+    pub(crate) view: Catalog,
+    /// Which lanes hold nothing any more of a dropped keyspace.
+    pub(super) dropped: BTreeMap<KeyspaceId, BTreeSet<LaneId>>,
+    pub(super) beats: u64,
 }
 
 struct SimLane {
@@ -145,6 +150,9 @@ impl SimNode {
             clients: BTreeMap::new(),
             disk_full: false,
             output: Output::default(),
+            view: Catalog::new(),
+            dropped: BTreeMap::new(),
+            beats: 0,
         });
         fabric.say(format_args!("n{} boots, life {}", self.id, self.life.0));
         for number in 0..shell.shape.lanes {
@@ -159,6 +167,7 @@ impl SimNode {
         shards: &BTreeMap<ShardId, atoll_storage::RecoveredShard>,
         observer: &mut Observer,
     ) {
+        observer.present(self.id, &shards.keys().copied().collect());
         for (shard, recovered) in shards {
             let log = &recovered.log;
             let (first, last) = (log.first_index(), log.last_index());
@@ -320,19 +329,22 @@ impl SimNode {
             let at = self.done_at(fabric.now(), Duration::from_nanos(delay) + self.disk_stall);
             fabric.queue.at(at, Event::Persisted { node: id, life, lane, request });
         }
-        output.catalog.clear();
-        output.dropped.clear();
+        let events = std::mem::take(&mut output.catalog);
+        let dropped = std::mem::take(&mut output.dropped);
         output.leaders.clear();
         if let Some((ticket, after)) = told {
             self.send_all(after, fabric);
             self.give(lane, Input::Written { ticket, entries: Vec::new() }, fabric);
         }
         self.start_write(fabric, shell);
+        self.follow_catalog(events, fabric, shell);
+        self.drop_keyspaces(lane, dropped);
     }
 
     fn send_all(&self, messages: BTreeMap<NodeId, Vec<PeerMessage>>, fabric: &mut Fabric) {
         for (to, messages) in messages {
-            for message in messages.iter().filter(|message| is_notable(message)) {
+            let told = if fabric.trace.keeps_lines() { &messages[..] } else { &[] };
+            for message in told.iter().filter(|message| is_notable(message)) {
                 fabric.say(format_args!("n{} -> n{to}: {:.300}", self.id, format!("{message:?}")));
             }
             if !messages.is_empty() {
@@ -457,9 +469,12 @@ impl SimNode {
         for node in lost {
             self.give_all(|| Input::PeerLiveness { node, alive: false }, fabric);
         }
-        for peer in (1..=nodes as u64).map(NodeId).filter(|peer| *peer != self.id) {
+        let peers = (1..=nodes as u64).map(NodeId).filter(|peer| *peer != self.id);
+        for peer in peers.clone() {
             fabric.send(self.id, peer, Packet::Alive);
         }
+        let peers: Vec<NodeId> = peers.collect();
+        self.ask_catalog(&peers, fabric);
     }
 
     fn heard(&mut self, from: NodeId, fabric: &mut Fabric) {
@@ -483,7 +498,10 @@ impl SimNode {
             return;
         }
         self.heard(from, fabric);
-        let Packet::Peer(mut messages) = packet else { return };
+        let mut messages = match packet {
+            Packet::Peer(messages) => messages,
+            other => return self.on_catalog_packet(from, other, fabric, shell),
+        };
         shell.tamper(&mut messages);
         let mut by_lane: BTreeMap<LaneId, Vec<PeerMessage>> = BTreeMap::new();
         for message in messages {

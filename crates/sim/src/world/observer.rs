@@ -1,5 +1,7 @@
 //! Sees everything that nodes send, write and become, and keeps the first violation.
 
+use std::collections::BTreeSet;
+
 use atoll_base::{NodeId, ShardId, Term};
 use atoll_node::{LogWrite, Output};
 use atoll_raft::{Body, Message};
@@ -58,6 +60,19 @@ impl Observer {
         }
     }
 
+    /// `node` came back with logs of these shards.
+    pub(crate) fn present(&mut self, node: NodeId, shards: &BTreeSet<ShardId>) {
+        match self.logs.present(node, shards) {
+            Ok(gone) => gone.into_iter().for_each(|shard| self.gone(node, shard)),
+            Err(violation) => self.note(Err(violation)),
+        }
+    }
+
+    fn gone(&mut self, node: NodeId, shard: ShardId) {
+        self.elections.forgot(shard, node);
+        self.machines.removed(shard, node);
+    }
+
     fn records(&mut self, stage: Stage, node: NodeId, write: &LogWrite) {
         for record in &write.batch.records {
             let result = match record {
@@ -75,6 +90,9 @@ impl Observer {
                 }
                 LogRecord::ShardRemoved { shard } => {
                     self.logs.remove(stage, node, *shard);
+                    if stage == Stage::Durable {
+                        self.gone(node, *shard);
+                    }
                     Ok(())
                 }
                 LogRecord::HardState { .. } => Ok(()),
@@ -94,6 +112,14 @@ impl Observer {
             Body::VoteReply { granted: true } => {
                 let result = self.elections.voted(message.shard, node, *term, *to);
                 self.note(result);
+                if self.logs.is_blank(node, message.shard) {
+                    let shard = message.shard;
+                    let what = format!(
+                        "shard {shard} term {term}: node {node}, which gave its replica up, votes \
+                         for node {to} without a log"
+                    );
+                    self.report("election safety", what);
+                }
                 return;
             }
             _ => return,

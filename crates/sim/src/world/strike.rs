@@ -125,8 +125,7 @@ impl World {
     }
 
     fn client_places(&self) -> Vec<Place> {
-        let count = self.clients.len() + self.closers.len() + self.watchers.len();
-        (0..count as u32).map(Place::Client).collect()
+        (0..self.agents.count()).map(Place::Client).collect()
     }
 
     /// Who is meant, now.
@@ -135,10 +134,7 @@ impl World {
             Target::Node(i) => self.nodes[i].id,
             Target::LeaderOf(i) => {
                 let shard = self.shards_all()[i];
-                let leads = |node: &&super::SimNode| {
-                    let mut statuses = node.lanes().flat_map(|lane| lane.statuses());
-                    statuses.any(|s| s.shard == shard && s.state == "leader")
-                };
+                let leads = |node: &&super::SimNode| node.lanes().any(|lane| lane.leads(shard));
                 let leader = self.nodes.iter().find(leads).map(|node| node.id);
                 let any = self.nodes[self.rng.below(self.nodes.len() as u64) as usize].id;
                 leader.unwrap_or(any)

@@ -95,6 +95,7 @@ impl SegmentPool {
     pub(crate) fn recycle(&mut self, number: u64) -> Result<(), LogError> {
         let path = segment_path(&self.dir, number);
         if self.spares.len() < self.spares_max && self.has_full_length(&path)? {
+            atoll_base::reached!("a segment was recycled");
             let to = spare_path(&self.dir, self.next_spare);
             self.disk.rename(&path, &to).map_err(io_error("rename", &path))?;
             self.spares.push_back(self.next_spare);
@@ -110,6 +111,7 @@ impl SegmentPool {
             (unfinished_path(&self.dir, self.next_spare), spare_path(&self.dir, self.next_spare));
         let prepared = self.make_zeroed(&from).and_then(|()| self.disk.rename(&from, &to));
         if let Err(source) = prepared {
+            atoll_base::reached!("a segment could not be prepared");
             // A half-made file must not keep the room that is missing.
             let _ = self.disk.remove(&from);
             let needed = u64::from(self.segment_bytes);

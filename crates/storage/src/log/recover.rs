@@ -188,6 +188,7 @@ impl SegmentFile {
 
     /// The segment's first write was torn: its number stays its own, its content goes.
     fn give_up_tail(&mut self, scanned: &Scanned, opened: &mut Opened) -> Result<(), LogError> {
+        atoll_base::reached!("the first write of a segment was torn");
         let end = scanned.remnants_end.max(Some(scanned.end));
         let had_any = end > Some(SEGMENT_HEADER_BYTES);
         self.scrub(SEGMENT_HEADER_BYTES, end.filter(|_| had_any), opened)?;
@@ -203,6 +204,7 @@ impl SegmentFile {
         opened: &mut Opened,
     ) -> Result<(), LogError> {
         let Some(to) = remnants_end.filter(|to| *to > end) else { return Ok(()) };
+        atoll_base::reached!("a torn tail was cut");
         let zeros = vec![0; (to.min(self.bytes.len() as u32) - end) as usize];
         self.file.write_at(u64::from(end), &zeros).map_err(io_error("scrub", &self.path))?;
         self.file.sync().map_err(sync_error(&self.path))?;

@@ -80,12 +80,14 @@ impl Replay {
         if let Some(claims) = &hole.claims
             && self.explains(claims)
         {
+            atoll_base::reached!("damage in the log was laid to whose records it hit");
             for claim in claims {
                 let state = self.shards.entry(claim.shard).or_default();
                 state.on_claim(claim, &text);
             }
             return;
         }
+        atoll_base::reached!("damage in the log could be anybody's");
         for state in self.shards.values_mut() {
             state.suspicion.get_or_insert_with(|| text.clone());
         }

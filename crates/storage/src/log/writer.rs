@@ -294,6 +294,7 @@ impl LogWriter {
             if let Some((state, segment)) = state.hard_state
                 && segment == oldest
             {
+                atoll_base::reached!("a hard state was written again to let a segment go");
                 own.push(LogRecord::HardState { shard, state });
             }
         }
@@ -335,6 +336,7 @@ impl LogWriter {
         let (Some(to), Some(file)) = (self.remnants_end, &self.tail) else { return Ok(()) };
         let tail = self.segments.back().expect("an open tail is among the segments");
         let path = segment_path(&self.dir, tail.number);
+        atoll_base::reached!("what a failed write left was scrubbed");
         let zeros = vec![0; (to - tail.end) as usize];
         file.write_at(u64::from(tail.end), &zeros).map_err(full_or_io(&path, zeros.len()))?;
         file.sync().map_err(sync_error(&path))?;

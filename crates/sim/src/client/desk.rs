@@ -1,0 +1,222 @@
+//! A client's calls under way: slots that each pursue one job, one stream to every node talked to,
+//! and the command ids that make retries safe.
+//!
+//! The desk knows how calls travel and come back; what they are for is their owner's business: it
+//! begins jobs and hears how each ended.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use atoll_base::{ClientId, Epoch, NodeId, Rng, Sequence, ShardId, Time};
+use atoll_coord::{Answer, Origin, Request, RequestBody};
+use atoll_machine::CommandId;
+
+use super::Around;
+use super::pursuit::{End, Next, Pursuit};
+use crate::fabric::{Event, Packet, Token};
+use crate::network::Place;
+
+/// The slots of one client.
+pub(crate) struct Desk<J> {
+    number: u32,
+    id: ClientId,
+    rng: Rng,
+    slots: Vec<Slot<J>>,
+    streams: BTreeMap<NodeId, Origin>,
+    /// Who led each shard when last heard.
+    leaders: BTreeMap<ShardId, NodeId>,
+    last_request: u64,
+    sequences: BTreeMap<ShardId, Sequences>,
+}
+
+/// A client's mutating calls to one shard.
+#[derive(Default)]
+struct Sequences {
+    last: Sequence,
+    open: BTreeSet<Sequence>,
+}
+
+struct Slot<J> {
+    job: Option<(J, Pursuit)>,
+    /// The timer that counts; all others are stale.
+    timer: u64,
+}
+
+/// What an event meant for a desk.
+pub(crate) enum Fate<J> {
+    /// Nothing, or not yet.
+    Open,
+    /// A slot without a job is due.
+    Free(usize),
+    /// A slot's job ended; its last attempt left at `sent`.
+    Ended { slot: usize, job: J, shard: ShardId, end: End, sent: Time },
+}
+
+impl<J> Desk<J> {
+    pub(crate) fn new(number: u32, slots: usize, mut rng: Rng) -> Self {
+        Self {
+            number,
+            id: ClientId(rng.next_u64() | 1),
+            rng,
+            slots: (0..slots).map(|_| Slot { job: None, timer: 0 }).collect(),
+            streams: BTreeMap::new(),
+            leaders: BTreeMap::new(),
+            last_request: 0,
+            sequences: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
+
+    pub(crate) fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// True when no call is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.slots.iter().all(|slot| slot.job.is_none())
+    }
+
+    /// True when this slot has no call under way.
+    pub(crate) fn is_free(&self, slot: usize) -> bool {
+        self.slots[slot].job.is_none()
+    }
+
+    /// Rings after `delay`, unless another timer of the slot is set.
+    pub(crate) fn set_timer(&mut self, slot: usize, delay: Duration, around: &mut Around<'_>) {
+        self.slots[slot].timer += 1;
+        let token = Token { slot, number: self.slots[slot].timer };
+        around.fabric.queue.after(delay, Event::Client { client: self.number, token });
+    }
+
+    /// Starts a call. A command gets an id, so that it happens once.
+    pub(crate) fn pursue(
+        &mut self,
+        slot: usize,
+        job: J,
+        mut pursuit: Pursuit,
+        around: &mut Around<'_>,
+    ) {
+        if matches!(pursuit.body, RequestBody::Command(_)) && !pursuit.is_anonymous {
+            let sequences = self.sequences.entry(pursuit.shard).or_default();
+            sequences.last = sequences.last.next();
+            sequences.open.insert(sequences.last);
+            pursuit.sequence = Some(sequences.last);
+        }
+        self.slots[slot].job = Some((job, pursuit));
+        self.attempt(slot, around);
+    }
+
+    fn close_sequence(&mut self, pursuit: &Pursuit) {
+        if let Some(sequence) = pursuit.sequence {
+            self.sequences.entry(pursuit.shard).or_default().open.remove(&sequence);
+        }
+    }
+
+    /// A timer rings: an attempt took too long, a backoff is over, or a slot is due.
+    pub(crate) fn on_timer(&mut self, token: Token, around: &mut Around<'_>) -> Fate<J> {
+        if self.slots[token.slot].timer != token.number {
+            return Fate::Open;
+        }
+        match self.slots[token.slot].job.as_mut() {
+            None => Fate::Free(token.slot),
+            Some((_, pursuit)) if pursuit.attempt.is_some() => {
+                let next = pursuit.on_silence(around.fabric.now());
+                self.follow(token.slot, next, around)
+            }
+            Some(_) => {
+                self.attempt(token.slot, around);
+                Fate::Open
+            }
+        }
+    }
+
+    /// A stream broke: its attempts will not be answered.
+    pub(crate) fn on_broken(
+        &mut self,
+        node: NodeId,
+        origin: Origin,
+        around: &mut Around<'_>,
+    ) -> Vec<Fate<J>> {
+        if self.streams.get(&node) == Some(&origin) {
+            self.streams.remove(&node);
+        }
+        let now = around.fabric.now();
+        let mut fates = Vec::new();
+        for slot in 0..self.slots.len() {
+            let Some((_, pursuit)) = &mut self.slots[slot].job else { continue };
+            if pursuit.attempt.is_some_and(|(_, o, _)| o == origin) {
+                let next = pursuit.on_silence(now);
+                fates.push(self.follow(slot, next, around));
+            }
+        }
+        fates
+    }
+
+    /// An answer arrives.
+    pub(crate) fn on_answer(&mut self, answer: Answer, around: &mut Around<'_>) -> Fate<J> {
+        let now = around.fabric.now();
+        for slot in 0..self.slots.len() {
+            let Some((_, pursuit)) = &mut self.slots[slot].job else { continue };
+            let Some((id, origin, node)) = pursuit.attempt else { continue };
+            if (id, origin) == (answer.id, answer.origin) {
+                if answer.body.is_ok() {
+                    self.leaders.insert(pursuit.shard, node);
+                }
+                let next = pursuit.on_answer(now, answer.body, &mut self.rng);
+                return self.follow(slot, next, around);
+            }
+        }
+        Fate::Open
+    }
+
+    fn follow(&mut self, slot: usize, next: Next, around: &mut Around<'_>) -> Fate<J> {
+        match next {
+            Next::Retry(wait, hint) => {
+                let Some((_, pursuit)) = &self.slots[slot].job else { return Fate::Open };
+                match hint {
+                    Some(node) => self.leaders.insert(pursuit.shard, node),
+                    None => self.leaders.remove(&pursuit.shard),
+                };
+                self.set_timer(slot, wait, around);
+                Fate::Open
+            }
+            Next::End(end) => {
+                let Some((job, pursuit)) = self.slots[slot].job.take() else { return Fate::Open };
+                self.close_sequence(&pursuit);
+                let (shard, sent) = (pursuit.shard, pursuit.attempted_at);
+                Fate::Ended { slot, job, shard, end, sent }
+            }
+        }
+    }
+
+    fn attempt(&mut self, slot: usize, around: &mut Around<'_>) {
+        let Some((_, pursuit)) = &mut self.slots[slot].job else { return };
+        let shard = pursuit.shard;
+        let members = around.shell.members(shard);
+        let believed = self.leaders.get(&shard).copied();
+        let node = pursuit
+            .node
+            .or_else(|| believed.filter(|_| !self.rng.chance(1, 50)))
+            .or_else(|| self.rng.pick(&members).copied())
+            .unwrap_or(NodeId(1));
+        let origin = *self.streams.entry(node).or_insert_with(|| around.fabric.connect());
+        self.last_request += 1;
+        let id = self.last_request;
+        let mut body = pursuit.body.clone();
+        if let (RequestBody::Command(command), Some(sequence)) = (&mut body, pursuit.sequence) {
+            let sequences = self.sequences.entry(shard).or_default();
+            let first_unacknowledged = sequences.open.first().copied().unwrap_or(sequence);
+            command.id = Some(CommandId { client: self.id, sequence, first_unacknowledged });
+        }
+        pursuit.attempted_at = around.fabric.now();
+        let within = pursuit.begin((id, origin, node), &mut self.rng);
+        let (epoch, deadline) = (Epoch::ZERO, Time::ZERO);
+        let request = Request { origin, id, shard, epoch, deadline, body };
+        let (from, to) = (Place::Client(self.number), Place::Node(node));
+        around.fabric.stream(from, to, origin, Packet::Request { request, within });
+        self.set_timer(slot, within, around);
+    }
+}

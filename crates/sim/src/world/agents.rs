@@ -1,0 +1,146 @@
+//! Everybody who calls nodes: clients, the closers that look at shards at the end, watchers, holders
+//! of locks, the operator. Each has a number, and events find it by that.
+
+use std::collections::BTreeMap;
+
+use atoll_base::{NodeId, Revision, Rng, ShardId};
+use atoll_coord::{Answer, Origin};
+
+use crate::client::holder::Holder;
+use crate::client::operator::Operator;
+use crate::client::watcher::SimWatcher;
+use crate::client::{Around, Client};
+use crate::fabric::Token;
+use crate::options::Shape;
+use crate::value::KEYS_END;
+
+/// All agents, in the order of their numbers.
+pub(super) struct Agents {
+    pub(super) clients: Vec<Client>,
+    /// One client per shard that probes and closes, and does nothing else.
+    pub(super) closers: BTreeMap<ShardId, Client>,
+    pub(super) watchers: Vec<SimWatcher>,
+    pub(super) holders: Vec<Holder>,
+    pub(super) operator: Option<Operator>,
+}
+
+impl Agents {
+    pub(super) fn new(shape: &Shape, shards: &[ShardId], rng: &mut Rng) -> Self {
+        let mut numbers = 0_u32..;
+        let mut number = || numbers.next().expect("numbers don't end");
+        let clients =
+            (0..shape.clients).map(|_| Client::new(number(), shape.slots, rng.fork())).collect();
+        let closers =
+            shards.iter().map(|shard| (*shard, Client::new(number(), 1, rng.fork()))).collect();
+        let mut watchers = Vec::new();
+        let all = Some(Revision(2));
+        for shard in shards {
+            for _ in 0..2 {
+                watchers.push(SimWatcher::new(number(), *shard, 0..KEYS_END, all, rng.fork()));
+            }
+            for _ in 0..shape.watchers {
+                let (a, b) = (rng.below(8) as u32, rng.below(8) as u32);
+                let keys = a.min(b)..a.max(b) + 1;
+                let start = rng.chance(1, 2).then(|| Revision(rng.range(1, 60)));
+                watchers.push(SimWatcher::new(number(), *shard, keys, start, rng.fork()));
+            }
+        }
+        // On few shards, so that they meet.
+        let holders = (0..shape.holders)
+            .map(|n| Holder::new(number(), shards[n % shards.len().min(2)], rng.fork()))
+            .collect();
+        let operator = shape.changes.then(|| Operator::new(number(), rng.fork()));
+        Self { clients, closers, watchers, holders, operator }
+    }
+
+    pub(super) fn start(&mut self, around: &mut Around<'_>) {
+        self.clients.iter_mut().for_each(|client| client.start(around));
+        self.watchers.iter_mut().for_each(|watcher| watcher.ask(around));
+        self.holders.iter_mut().for_each(|holder| holder.start(around));
+        self.operator.iter_mut().for_each(|operator| operator.start(around));
+    }
+
+    pub(super) fn count(&self) -> u32 {
+        let listed = self.clients.len() + self.closers.len() + self.watchers.len();
+        (listed + self.holders.len() + usize::from(self.operator.is_some())) as u32
+    }
+
+    /// No new work from now on.
+    pub(super) fn close(&mut self) {
+        self.clients.iter_mut().for_each(Client::close);
+        self.holders.iter_mut().for_each(Holder::close);
+        self.operator.iter_mut().for_each(Operator::close);
+    }
+
+    /// What is not yet done of what was begun.
+    pub(super) fn debt(&self) -> Option<String> {
+        let busy = self.clients.iter().any(|client| !client.is_idle());
+        let busy = busy.then(|| "clients do not finish".to_owned());
+        let holders = self.holders.iter().find_map(Holder::debt);
+        busy.or(holders).or_else(|| self.operator.as_ref().and_then(Operator::debt))
+    }
+
+    fn who(&mut self, number: u32) -> Who<'_> {
+        let mut place = number as usize;
+        if place < self.clients.len() {
+            return Who::Client(&mut self.clients[place]);
+        }
+        place -= self.clients.len();
+        if place < self.closers.len() {
+            return self.closers.values_mut().nth(place).map_or(Who::Nobody, Who::Client);
+        }
+        place -= self.closers.len();
+        if place < self.watchers.len() {
+            return Who::Watcher(&mut self.watchers[place]);
+        }
+        place -= self.watchers.len();
+        match self.holders.get_mut(place) {
+            Some(holder) => Who::Holder(holder),
+            None => self.operator.as_mut().map_or(Who::Nobody, Who::Operator),
+        }
+    }
+
+    pub(super) fn on_timer(&mut self, number: u32, token: Token, around: &mut Around<'_>) {
+        match self.who(number) {
+            Who::Client(client) => client.on_timer(token, around),
+            Who::Watcher(watcher) => watcher.on_timer(token, around),
+            Who::Holder(holder) => holder.on_timer(token, around),
+            Who::Operator(operator) => operator.on_timer(token, around),
+            Who::Nobody => {}
+        }
+    }
+
+    pub(super) fn on_broken(
+        &mut self,
+        number: u32,
+        node: NodeId,
+        origin: Origin,
+        around: &mut Around<'_>,
+    ) {
+        match self.who(number) {
+            Who::Client(client) => client.on_broken(node, origin, around),
+            Who::Watcher(watcher) => watcher.on_broken(origin, around),
+            Who::Holder(holder) => holder.on_broken(node, origin, around),
+            Who::Operator(operator) => operator.on_broken(node, origin, around),
+            Who::Nobody => {}
+        }
+    }
+
+    pub(super) fn on_answer(&mut self, number: u32, answer: Answer, around: &mut Around<'_>) {
+        match self.who(number) {
+            Who::Client(client) => client.on_answer(answer, around),
+            Who::Watcher(watcher) => watcher.on_answer(answer, around),
+            Who::Holder(holder) => holder.on_answer(answer, around),
+            Who::Operator(operator) => operator.on_answer(answer, around),
+            Who::Nobody => {}
+        }
+    }
+}
+
+enum Who<'a> {
+    Client(&'a mut Client),
+    Watcher(&'a mut SimWatcher),
+    Holder(&'a mut Holder),
+    Operator(&'a mut Operator),
+    Nobody,
+}
