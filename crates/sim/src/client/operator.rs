@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use atoll_base::{Epoch, Incarnation, KeyspaceId, LogIndex, NodeId, Rng, ShardId};
+use atoll_base::{Code, Epoch, Incarnation, KeyspaceId, LogIndex, NodeId, Rng, ShardId};
 use atoll_coord::catalog::{NextRecord, NodeRecord, Record, ShardRecord};
 use atoll_coord::plan::{self, BootstrapNode, KeyspaceSpec};
 use atoll_coord::{Answer, AnswerBody, Catalog, Consistency, Descriptor, Origin, RequestBody};
@@ -209,6 +209,14 @@ impl Operator {
             End::Answered(body) => *body,
             End::Refused(failure) => {
                 around.fabric.say(format_args!("operator: {step:?} is refused: {failure}"));
+                if let Step::Retire(order) = step
+                    && failure.code == Code::PreconditionFailed
+                    && self.owed.remove(&(order.shard, order.node)).is_some()
+                {
+                    // A leader that knew an older description has taken it in again: what the group
+                    // agreed on since is needed.
+                    self.unsettled.insert(order.shard, Some(order.node));
+                }
                 return;
             }
             End::Unknown => return,
