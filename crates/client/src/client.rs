@@ -66,6 +66,13 @@ impl Client {
         ClientBuilder::default()
     }
 
+    /// Ends this client's sessions now: what it holds is released and what it waits for given up,
+    /// of all clones. For programs that end; otherwise the cluster notices when the sessions'
+    /// time to live is over. Takes two seconds at most.
+    pub async fn close(&self) {
+        self.heart().close(self.inner()).await;
+    }
+
     pub(crate) fn inner(&self) -> &Arc<Inner> {
         &self.shared.inner
     }

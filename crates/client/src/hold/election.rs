@@ -116,6 +116,11 @@ impl Leader {
         &self.holding
     }
 
+    /// The lock behind it, without the rest.
+    pub fn into_holding(self) -> Holding {
+        self.holding
+    }
+
     /// Says something else of itself.
     ///
     /// # Errors

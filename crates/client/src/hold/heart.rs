@@ -71,6 +71,20 @@ impl Heart {
         beating.granting.remove(&terms);
     }
 
+    /// Ends all sessions, and with them what they hold and wait for.
+    pub(crate) async fn close(&self, inner: &Arc<Inner>) {
+        let tenures = std::mem::take(&mut self.lock().tenures);
+        let mut ending = JoinSet::new();
+        for tenure in tenures.into_values() {
+            let lives = tenure.pulse.standing() != Standing::Lost;
+            tenure.pulse.lose();
+            if lives {
+                ending.spawn(revoke(Arc::clone(inner), Arc::clone(&tenure.pulse)));
+            }
+        }
+        while ending.join_next().await.is_some() {}
+    }
+
     /// Runs until it is aborted.
     pub(crate) async fn run(self: Arc<Self>, inner: Arc<Inner>) {
         let mut calls = JoinSet::new();
@@ -159,12 +173,14 @@ pub(super) fn give_up(inner: &Arc<Inner>, pulse: Arc<Pulse>) {
     pulse.lose();
     let inner = Arc::clone(inner);
     let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-    runtime.spawn(async move {
-        let (shard, id) = (pulse.shard, pulse.lease);
-        let deadline = Instant::now() + REVOKE_TIMEOUT;
-        let revoke = Op::Lease(LeaseOp::Revoke { id });
-        if let Err(failure) = inner.command(Where::Shard(shard), revoke, deadline).await {
-            tracing::debug!(%shard, lease = %id, %failure, "a lease was left to expire");
-        }
-    });
+    runtime.spawn(revoke(inner, pulse));
+}
+
+async fn revoke(inner: Arc<Inner>, pulse: Arc<Pulse>) {
+    let (shard, id) = (pulse.shard, pulse.lease);
+    let deadline = Instant::now() + REVOKE_TIMEOUT;
+    let revoke = Op::Lease(LeaseOp::Revoke { id });
+    if let Err(failure) = inner.command(Where::Shard(shard), revoke, deadline).await {
+        tracing::debug!(%shard, lease = %id, %failure, "a lease was left to expire");
+    }
 }

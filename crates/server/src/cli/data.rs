@@ -4,12 +4,15 @@ use std::io::Read as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use atoll_client::{Bytes, Consistency, Keys, Previous, PutOp, ReadOptions, Revision, Scan};
+use atoll_client::{
+    Bytes, Consistency, Keys, LeaseId, Previous, PutOp, ReadOptions, Revision, Scan,
+};
 use clap::Args;
 use serde_json::json;
 
 use super::connect::DataArgs;
 use super::exit::{Ended, Problem};
+use super::guard::GuardArgs;
 use super::output::{Format, Printer, kv_json, say, table};
 use super::text::TextArgs;
 
@@ -20,6 +23,11 @@ pub(crate) struct PutArgs {
     data: DataArgs,
     #[command(flatten)]
     text: TextArgs,
+    #[command(flatten)]
+    guards: GuardArgs,
+    /// Attach the key to this lease, and delete it when that ends
+    #[arg(long, value_name = "ID")]
+    lease: Option<u64>,
     /// The key
     key: String,
     /// The value
@@ -40,8 +48,10 @@ impl PutArgs {
     pub(crate) async fn run(self) -> Result<Ended, Problem> {
         let encoding = self.text.encoding();
         let (key, value) = (encoding.decode(&self.key)?, self.value()?);
-        let op = PutOp { key, value, prev_kv: self.previous, ..PutOp::default() };
-        let put = self.data.keyspace().await?.put_with(op).await?;
+        let lease = self.lease.map(LeaseId);
+        let op = PutOp { key, value, lease, prev_kv: self.previous, ..PutOp::default() };
+        let keyspace = self.guards.over(self.data.keyspace().await?).await?;
+        let put = keyspace.put_with(op).await?;
         match self.data.format() {
             Format::Json => {
                 let previous = put.previous.map(|kv| kv_json(&kv, encoding));
@@ -189,6 +199,8 @@ pub(crate) struct DeleteArgs {
     text: TextArgs,
     #[command(flatten)]
     range: RangeArgs,
+    #[command(flatten)]
+    guards: GuardArgs,
     /// Delete every key of the keyspace
     #[arg(long, conflicts_with_all = ["key", "prefix", "from", "to"])]
     all: bool,
@@ -209,7 +221,7 @@ impl DeleteArgs {
                 ));
             }
         };
-        let keyspace = self.data.keyspace().await?;
+        let keyspace = self.guards.over(self.data.keyspace().await?).await?;
         let deleted = keyspace.delete_range(keys, Previous::Drop).await?;
         match self.data.format() {
             Format::Json => say(json!({ "deleted": deleted.count }))?,

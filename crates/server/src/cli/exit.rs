@@ -16,6 +16,10 @@ pub(crate) enum Ended {
     ConditionsFailed,
     /// 7: a simulation found a defect.
     Defect,
+    /// 8: a lock, permits or a lead were lost before the command under them was done.
+    Lost,
+    /// What the command ended with that was run under a lock.
+    Command(u8),
 }
 
 impl Ended {
@@ -25,6 +29,8 @@ impl Ended {
             Self::NotFound => 1,
             Self::ConditionsFailed => 3,
             Self::Defect => 7,
+            Self::Lost => 8,
+            Self::Command(code) => code,
         })
     }
 }

@@ -8,15 +8,21 @@ mod bench;
 mod cluster;
 mod connect;
 mod data;
+mod elect;
 mod exit;
 mod export;
+mod guard;
 mod import;
 mod keyspace;
+mod lease;
+mod lock;
 mod output;
 mod record;
+mod semaphore;
 mod sim;
 mod text;
 mod txn;
+mod ward;
 mod watch;
 
 use std::process::ExitCode;
@@ -41,6 +47,14 @@ pub(crate) enum Command {
     Watch(watch::WatchArgs),
     /// Compare, then change: all at once or not at all
     Txn(txn::TxnArgs),
+    /// Hold a lock, while a command runs
+    Lock(lock::LockArgs),
+    /// Hold permits of a semaphore, while a command runs
+    Semaphore(semaphore::SemaphoreArgs),
+    /// Lead an election, or see who does
+    Elect(elect::ElectArgs),
+    /// Grant, revoke, renew, list and show leases
+    Lease(lease::LeaseArgs),
     /// Load records from a file
     Import(import::ImportArgs),
     /// Write records to a file
@@ -88,6 +102,10 @@ async fn dispatch(command: Command) -> Result<Ended, Problem> {
         Command::Scan(args) => args.run().await,
         Command::Watch(args) => args.run().await,
         Command::Txn(args) => args.run().await,
+        Command::Lock(args) => args.run().await,
+        Command::Semaphore(args) => args.run().await,
+        Command::Elect(args) => args.run().await,
+        Command::Lease(args) => args.run().await,
         Command::Import(args) => args.run().await,
         Command::Export(args) => args.run().await,
         Command::Keyspace(args) => args.run().await,

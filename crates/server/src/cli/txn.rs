@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::connect::DataArgs;
 use super::exit::{Ended, Problem};
+use super::guard::GuardArgs;
 use super::output::{Format, kv_json, say};
 use super::text::Encoding;
 
@@ -20,6 +21,8 @@ use super::text::Encoding;
 pub(crate) struct TxnArgs {
     #[command(flatten)]
     data: DataArgs,
+    #[command(flatten)]
+    guards: GuardArgs,
     /// The transaction as JSON; without it and --file it is read from standard input
     #[arg(conflicts_with = "file")]
     json: Option<String>,
@@ -103,7 +106,7 @@ impl TxnArgs {
     pub(crate) async fn run(self) -> Result<Ended, Problem> {
         let script: Script = serde_json::from_str(&self.text()?)
             .map_err(|e| Problem::usage(format!("the transaction cannot be read: {e}")))?;
-        let keyspace = self.data.keyspace().await?;
+        let keyspace = self.guards.over(self.data.keyspace().await?).await?;
         let done = script.build(keyspace.txn())?.commit().await?;
         match self.data.format() {
             Format::Json => say(done_json(&done))?,
