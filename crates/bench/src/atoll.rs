@@ -93,6 +93,36 @@ impl Target for Atoll {
         process::stop_all(std::mem::take(&mut self.servers)).await
     }
 
+    async fn leader(&self) -> Result<usize> {
+        let ports: Vec<u16> = self.ports.iter().map(|[client, ..]| *client).collect();
+        let client = atoll_client::Client::connect(addresses(&ports)).await?;
+        let keyspace = client.describe_keyspace(KEYSPACE).await?;
+        let shard = keyspace.shards.first().context("the keyspace has no shard")?.shard;
+        let status = client.cluster_status().await?;
+        let leads = status.nodes.iter().position(|node| {
+            let mut replicas = node.replicas.iter().flatten();
+            replicas.any(|r| r.shard == shard && r.leader == Some(node.node.id))
+        });
+        leads.context("no node leads")
+    }
+
+    fn kill(&mut self, server: usize) -> Result<()> {
+        self.servers[server].kill()
+    }
+
+    async fn revive(&mut self, server: usize, folder: &Path) -> Result<()> {
+        let log = folder.join(format!("n{server}.log"));
+        self.servers[server] = Server::start(&mut self.command(server, folder), &log)?;
+        let [port, ..] = self.ports[server];
+        let revived = std::slice::from_mut(&mut self.servers[server]);
+        target::wait_until_ready(revived, async || {
+            let mut client = connect(&[port]).await?;
+            target::Client::get(&mut client, Bytes::from_static(b"probe")).await?;
+            Ok(())
+        })
+        .await
+    }
+
     fn servers(&self) -> &[Server] {
         &self.servers
     }
@@ -108,9 +138,12 @@ impl Target for Atoll {
     }
 }
 
+fn addresses(ports: &[u16]) -> Vec<String> {
+    ports.iter().map(|port| format!("127.0.0.1:{port}")).collect()
+}
+
 async fn connect(ports: &[u16]) -> Result<Client> {
-    let addresses = ports.iter().map(|port| format!("127.0.0.1:{port}"));
-    let client = atoll_client::Client::connect(addresses).await?;
+    let client = atoll_client::Client::connect(addresses(ports)).await?;
     Ok(Client { keyspace: client.keyspace(KEYSPACE) })
 }
 
@@ -138,5 +171,9 @@ impl target::Client for Client {
 
     async fn range(&mut self, keys: Range<Bytes>) -> Result<usize> {
         Ok(self.keyspace.scan(Keys::between(keys.start, keys.end)).collect().await?.len())
+    }
+
+    async fn page(&mut self, from: Bytes, count: u64) -> Result<usize> {
+        Ok(self.keyspace.scan(Keys::from(from)).limit(count).collect().await?.len())
     }
 }

@@ -120,6 +120,27 @@ impl Target for Etcd {
         process::stop_all(std::mem::take(&mut self.servers)).await
     }
 
+    async fn leader(&self) -> Result<usize> {
+        leader(&self.client_ports).await
+    }
+
+    fn kill(&mut self, server: usize) -> Result<()> {
+        self.servers[server].kill()
+    }
+
+    async fn revive(&mut self, server: usize, folder: &Path) -> Result<()> {
+        let log = folder.join(format!("m{server}.log"));
+        self.servers[server] = Server::start(&mut self.command(server, folder), &log)?;
+        let port = self.client_ports[server];
+        let revived = std::slice::from_mut(&mut self.servers[server]);
+        target::wait_until_ready(revived, async || {
+            let mut client = Client { kv: KvClient::new(endpoint(port)?.connect().await?) };
+            target::Client::get(&mut client, Bytes::from_static(b"probe")).await?;
+            Ok(())
+        })
+        .await
+    }
+
     fn servers(&self) -> &[Server] {
         &self.servers
     }
@@ -167,6 +188,16 @@ impl target::Client for Client {
     async fn range(&mut self, keys: Range<Bytes>) -> Result<usize> {
         let request =
             proto::RangeRequest { key: keys.start, range_end: keys.end, ..Default::default() };
+        Ok(self.kv.range(request).await?.into_inner().kvs.len())
+    }
+
+    async fn page(&mut self, from: Bytes, count: u64) -> Result<usize> {
+        let request = proto::RangeRequest {
+            key: from,
+            range_end: Bytes::from_static(&[0]),
+            limit: i64::try_from(count)?,
+            ..Default::default()
+        };
         Ok(self.kv.range(request).await?.into_inner().kvs.len())
     }
 }

@@ -28,6 +28,8 @@ pub(crate) enum Operation {
     Get,
     /// Reads a random range of 100 keys.
     Range,
+    /// Reads 100 keys of a listing that begins at a random key and goes on to the last one.
+    Page,
 }
 
 impl fmt::Display for Operation {
@@ -36,6 +38,7 @@ impl fmt::Display for Operation {
             Self::Put => "put",
             Self::Get => "get",
             Self::Range => "range",
+            Self::Page => "page",
         })
     }
 }
@@ -135,6 +138,11 @@ async fn one<C: Client>(
         Operation::Range => {
             let count = client.range(workload.any_range(rng)).await? as u64;
             ensure!(count == RANGE_KEYS, "a range of {RANGE_KEYS} keys held {count}");
+            Ok(())
+        }
+        Operation::Page => {
+            let count = client.page(workload.any_range(rng).start, RANGE_KEYS).await? as u64;
+            ensure!(count == RANGE_KEYS, "a page of {RANGE_KEYS} keys held {count}");
             Ok(())
         }
     }

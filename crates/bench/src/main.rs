@@ -3,7 +3,8 @@
 //! Every target is measured the same way. [`plan`] starts three servers, fills them, restarts them,
 //! and takes one cell of the table after another; [`load`] is the load of one cell; [`target`] is
 //! what a system has to offer to be measured, [`mod@etcd`] and [`mod@atoll`] do; [`process`] runs
-//! the servers and reads what they cost; [`report`] prints.
+//! the servers and reads what they cost; [`report`] prints. [`recovery`] kills servers instead and
+//! takes the time until all is well again.
 //!
 //! Servers and load share the machine, so the load is kept cheap: one thread, tasks in a closed
 //! loop over few connections. What it costs itself is in the report, beside what the servers cost
@@ -16,6 +17,7 @@ mod histogram;
 mod load;
 mod plan;
 mod process;
+mod recovery;
 mod report;
 mod target;
 mod workload;
@@ -52,6 +54,12 @@ enum Task {
         #[arg(long, env = "ETCD_BIN", default_value = "etcd")]
         binary: PathBuf,
     },
+    /// Kills servers: how long until one is back, how long nobody can write without the leader.
+    Recovery {
+        /// What is measured; its program is found as for its own task.
+        #[arg(value_enum)]
+        target: Peer,
+    },
     /// Shows two JSON reports side by side.
     Compare {
         /// The report that the other one's costs are divided by.
@@ -59,6 +67,15 @@ enum Task {
         /// The other one.
         other: PathBuf,
     },
+}
+
+/// A system whose recovery is measured.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Peer {
+    /// Atoll; its program is what `ATOLL_BIN` names or the one beside this.
+    Atoll,
+    /// etcd; its program is what `ETCD_BIN` names or `etcd`.
+    Etcd,
 }
 
 /// What is measured, for how long.
@@ -111,6 +128,14 @@ fn main() -> Result<()> {
     match &cli.task {
         Task::Atoll { binary } => measure(&mut atoll::Atoll::new(binary.as_deref())?, &cli.plan),
         Task::Etcd { binary } => measure(&mut etcd::Etcd::new(binary)?, &cli.plan),
+        Task::Recovery { target: Peer::Atoll } => {
+            let binary = std::env::var_os("ATOLL_BIN").map(PathBuf::from);
+            recover(&mut atoll::Atoll::new(binary.as_deref())?, &cli.plan)
+        }
+        Task::Recovery { target: Peer::Etcd } => {
+            let binary = std::env::var_os("ETCD_BIN").unwrap_or_else(|| "etcd".into());
+            recover(&mut etcd::Etcd::new(Path::new(&binary))?, &cli.plan)
+        }
         Task::Compare { base, other } => {
             println!("{}", read(base)?.comparison(&read(other)?));
             Ok(())
@@ -128,6 +153,13 @@ fn measure(target: &mut impl Target, plan: &PlanArgs) -> Result<()> {
         Some(path) => std::fs::write(path, json)?,
         None => println!("{json}"),
     }
+    Ok(())
+}
+
+fn recover(target: &mut impl Target, plan: &PlanArgs) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let report = runtime.block_on(recovery::measure(target, plan))?;
+    println!("{report}");
     Ok(())
 }
 

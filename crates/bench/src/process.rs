@@ -38,6 +38,13 @@ impl Server {
         }
     }
 
+    /// Ends the process at once, and waits until it is gone.
+    pub(crate) fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     /// Asks the process to stop.
     fn terminate(&self) -> Result<()> {
         let id = self.child.id().to_string();

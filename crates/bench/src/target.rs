@@ -42,6 +42,15 @@ pub(crate) trait Target {
     /// Stops the servers in good order.
     fn stop(&mut self) -> impl Future<Output = Result<()>>;
 
+    /// Which server leads.
+    fn leader(&self) -> impl Future<Output = Result<usize>>;
+
+    /// Ends a server as `kill -9` does.
+    fn kill(&mut self, server: usize) -> Result<()>;
+
+    /// Starts a killed server again and waits until it answers by itself.
+    fn revive(&mut self, server: usize, folder: &Path) -> impl Future<Output = Result<()>>;
+
     /// The running servers, for what they cost.
     fn servers(&self) -> &[Server];
 
@@ -66,6 +75,10 @@ pub(crate) trait Client: Clone + 'static {
 
     /// Reads a range of keys, linearizable; how many it held.
     fn range(&mut self, keys: Range<Bytes>) -> impl Future<Output = Result<usize>>;
+
+    /// Reads the first `count` keys from `from` on, as a listing without an end, linearizable; how
+    /// many came.
+    fn page(&mut self, from: Bytes, count: u64) -> impl Future<Output = Result<usize>>;
 }
 
 /// Asks until the answer is good; fails when a server ends or all take too long.
