@@ -10,7 +10,9 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{
+    Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+};
 
 use bytes::Bytes;
 
@@ -64,14 +66,22 @@ struct Changes {
 struct State {
     trees: BTreeMap<Tree, Changes>,
     newest: BatchNumber,
-    /// Live views by what they see, and how many of each.
-    views: BTreeMap<BatchNumber, usize>,
 }
 
+/// Live views by what they see, and how many of each.
+type Views = BTreeMap<BatchNumber, usize>;
+
+/// All changes of one tree, each key once, in order.
+pub(super) type Run = Vec<Change>;
+
 /// Recent batches.
+///
+/// No lock is held for long: lanes read a layer while it is flushed.
 #[derive(Default)]
 pub(super) struct Layer {
     state: RwLock<State>,
+    /// Taken after `state` where both are.
+    views: Mutex<Views>,
     bytes: AtomicU64,
 }
 
@@ -84,12 +94,15 @@ impl Layer {
     /// Takes a batch without range deletes.
     pub(super) fn write(&self, batch: WriteBatch) {
         let mut state = self.write_state();
+        let views = self.views();
         state.newest += 1;
         let mut added = 0;
         for op in batch.into_ops() {
             match op {
-                EngineOp::Put { tree, key, value } => added += state.set(tree, key, Some(value)),
-                EngineOp::Delete { tree, key } => added += state.set(tree, key, None),
+                EngineOp::Put { tree, key, value } => {
+                    added += state.set(tree, key, Some(value), &views);
+                }
+                EngineOp::Delete { tree, key } => added += state.set(tree, key, None, &views),
                 EngineOp::DeleteRange { .. } => unreachable!("range deletes were replaced"),
             }
         }
@@ -104,19 +117,19 @@ impl Layer {
 
     /// Keeps what there is now alive until [`Layer::release`].
     pub(super) fn hold(&self) -> BatchNumber {
-        let mut state = self.write_state();
+        let state = self.read_state();
         let number = state.newest;
-        *state.views.entry(number).or_default() += 1;
+        *self.views().entry(number).or_default() += 1;
         number
     }
 
     /// Ends a [`Layer::hold`].
     pub(super) fn release(&self, number: BatchNumber) {
-        let mut state = self.write_state();
-        if let Some(count) = state.views.get_mut(&number) {
+        let mut views = self.views();
+        if let Some(count) = views.get_mut(&number) {
             *count -= 1;
             if *count == 0 {
-                state.views.remove(&number);
+                views.remove(&number);
             }
         }
     }
@@ -145,20 +158,33 @@ impl Layer {
         }
     }
 
-    /// The trees that have changes.
-    pub(super) fn trees(&self) -> Vec<Tree> {
-        self.read_state().trees.keys().copied().collect()
+    /// The newest changes of every tree that has any.
+    pub(super) fn runs(&self) -> Vec<(Tree, Run)> {
+        let trees: Vec<Tree> = self.read_state().trees.keys().copied().collect();
+        let runs = trees.into_iter().map(|tree| (tree, self.run(tree)));
+        runs.filter(|(_, run)| !run.is_empty()).collect()
     }
 
-    /// Calls `each` with the newest change of every key of `tree`, in order.
-    pub(super) fn each<E>(
-        &self,
-        tree: Tree,
-        mut each: impl FnMut(&Bytes, Option<&Bytes>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let state = self.sorted(tree);
-        let Some(changes) = state.trees.get(&tree) else { return Ok(()) };
-        changes.sorted.iter().try_for_each(|(key, versions)| each(key, versions.value.as_ref()))
+    fn run(&self, tree: Tree) -> Run {
+        let state = self.read_state();
+        let Some(changes) = state.trees.get(&tree) else { return Run::new() };
+        let sorted = changes.sorted.iter().map(|(key, versions)| (key, &versions.value));
+        let tail = changes.tail.iter().map(|waiting| (&waiting.key, &waiting.value));
+        let mut run: Run = sorted.chain(tail).map(|(k, v)| (k.clone(), v.clone())).collect();
+        let has_tail = !changes.tail.is_empty();
+        drop(state);
+        if has_tail {
+            // Stable: of several changes of a key the last one counts.
+            run.sort_by(|a, b| a.0.cmp(&b.0));
+            run.dedup_by(|later, kept| {
+                let is_same = later.0 == kept.0;
+                if is_same {
+                    std::mem::swap(later, kept);
+                }
+                is_same
+            });
+        }
+        run
     }
 
     /// Forgets a tree's changes, for views too.
@@ -174,8 +200,13 @@ impl Layer {
                 return state;
             }
             drop(state);
-            self.write_state().sort_in(tree);
+            let mut state = self.write_state();
+            state.sort_in(tree, &self.views());
         }
+    }
+
+    fn views(&self) -> MutexGuard<'_, Views> {
+        self.views.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read_state(&self) -> RwLockReadGuard<'_, State> {
@@ -189,18 +220,18 @@ impl Layer {
 
 impl State {
     /// Returns by how many bytes the layer grew.
-    fn set(&mut self, tree: Tree, key: Bytes, value: Option<Bytes>) -> u64 {
+    fn set(&mut self, tree: Tree, key: Bytes, value: Option<Bytes>, views: &Views) -> u64 {
         let number = self.newest;
         let changes = self.trees.entry(tree).or_default();
         if !matches!(tree, Tree::History(_)) {
-            return changes.set(key, number, value, &self.views);
+            return changes.set(key, number, value, views);
         }
         let grown = (key.len() + value.as_ref().map_or(0, Bytes::len)) as u64 + PAIR_OVERHEAD_BYTES;
         changes.tail.push(Waiting { key, number, value });
         grown
     }
 
-    fn sort_in(&mut self, tree: Tree) {
+    fn sort_in(&mut self, tree: Tree, views: &Views) {
         let Some(changes) = self.trees.get_mut(&tree) else { return };
         let mut tail = std::mem::take(&mut changes.tail);
         // Stable: changes of one key stay in order.
@@ -215,7 +246,7 @@ impl State {
             return;
         }
         for Waiting { key, number, value } in tail {
-            changes.set(key, number, value, &self.views);
+            changes.set(key, number, value, views);
         }
     }
 }
@@ -226,7 +257,7 @@ impl Changes {
         key: Bytes,
         number: BatchNumber,
         value: Option<Bytes>,
-        views: &BTreeMap<BatchNumber, usize>,
+        views: &Views,
     ) -> u64 {
         let value_bytes = value.as_ref().map_or(0, Bytes::len) as u64;
         let Some(versions) = self.sorted.get_mut(&key) else {

@@ -16,7 +16,7 @@ use atoll_base::checksum::crc32c;
 use atoll_base::codec::{DecodeError, Reader, Writer};
 use bytes::Bytes;
 
-use super::layer::Layer;
+use super::layer::{Layer, Run};
 use super::{Tree, WriteBatch};
 
 const FILE_NAME: &str = "redo";
@@ -56,27 +56,26 @@ impl RedoFile {
         Self { dir: dir.to_owned() }
     }
 
-    /// Writes `layer` as flush `number`; on return it survives a power loss.
-    pub(super) fn write(&self, number: u64, layer: &Layer) -> io::Result<()> {
+    /// Writes `runs` as flush `number`; on return it survives a power loss.
+    pub(super) fn write(&self, number: u64, runs: &[(Tree, Run)]) -> io::Result<()> {
         let unfinished = self.dir.join(UNFINISHED_NAME);
         let file = File::create(&unfinished)?;
         let mut blocks = BlockWriter { out: BufWriter::with_capacity(1 << 20, file), count: 0 };
         let mut head = Writer::with_capacity(32);
         head.raw(MAGIC).u8(VERSION).u64_fixed(number);
         blocks.write(&head.finish())?;
-        for tree in layer.trees() {
-            let mut w = start_of_block(tree);
-            layer.each(tree, |key, value| {
+        for (tree, run) in runs {
+            let mut w = start_of_block(*tree);
+            for (key, value) in run {
                 w.bytes(key);
                 match value {
                     None => w.u8(0),
                     Some(value) => w.u8(1).bytes(value),
                 };
-                if w.len() < BLOCK_BYTES {
-                    return Ok(());
+                if w.len() >= BLOCK_BYTES {
+                    blocks.write(&std::mem::replace(&mut w, start_of_block(*tree)).finish())?;
                 }
-                blocks.write(&std::mem::replace(&mut w, start_of_block(tree)).finish())
-            })?;
+            }
             blocks.write(&w.finish())?;
         }
         let mut end = Writer::with_capacity(16);

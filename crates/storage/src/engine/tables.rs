@@ -20,7 +20,7 @@ use fjall::{
     Snapshot,
 };
 
-use super::layer::Layer;
+use super::layer::{Layer, Run};
 use super::persisted::PersistedMark;
 use super::redo::{RedoError, RedoFile};
 use super::{Direction, EngineError, KeyRange, Pair, Scan, Tree, is_empty_range};
@@ -137,7 +137,7 @@ impl Tables {
         let mut persisted = self.persisted();
         match number.checked_sub(persisted.count()) {
             Some(0) => {}
-            Some(1) => self.take_in(&layer, number, &mut persisted)?,
+            Some(1) => self.take_in(layer.runs(), number, &mut persisted)?,
             _ => {
                 let count = persisted.count();
                 let reason = format!("redo file of flush {number} stands beside flush {count}");
@@ -151,27 +151,28 @@ impl Tables {
     pub(super) fn flush(&self, layer: &Layer) -> Result<(), EngineError> {
         let mut persisted = self.persisted();
         let number = persisted.count() + 1;
-        self.redo.write(number, layer).map_err(|e| io_error("flush", e))?;
-        self.take_in(layer, number, &mut persisted)?;
+        let runs = layer.runs();
+        self.redo.write(number, &runs).map_err(|e| io_error("flush", e))?;
+        self.take_in(runs, number, &mut persisted)?;
         self.redo.remove().map_err(|e| io_error("flush", e))
     }
 
     fn take_in(
         &self,
-        layer: &Layer,
+        runs: Vec<(Tree, Run)>,
         number: u64,
         persisted: &mut PersistedMark,
     ) -> Result<(), EngineError> {
-        for tree in layer.trees() {
+        for (tree, run) in runs {
             let handle = self.tree_for_write(tree)?;
             wait_for_compaction(&handle);
-            let mut run = handle.start_ingestion().map_err(|e| error("flush", e))?;
-            layer
-                .each(tree, |key, value| match value {
-                    Some(value) => run.write(key.clone(), value.clone()),
-                    None => run.write_tombstone(key.clone()),
+            let mut table = handle.start_ingestion().map_err(|e| error("flush", e))?;
+            run.into_iter()
+                .try_for_each(|(key, value)| match value {
+                    Some(value) => table.write(key, value),
+                    None => table.write_tombstone(key),
                 })
-                .and_then(|()| run.finish())
+                .and_then(|()| table.finish())
                 .map_err(|e| error("flush", e))?;
         }
         // Fails if one of fjall's threads met an error.
