@@ -28,7 +28,7 @@ pub struct RetryPolicy {
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self { backoff_min: Duration::from_millis(5), backoff_max: Duration::from_millis(500) }
+        Self { backoff_min: Duration::from_millis(5), backoff_max: Duration::from_millis(100) }
     }
 }
 
