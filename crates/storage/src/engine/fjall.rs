@@ -9,13 +9,12 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use atoll_base::KeyspaceId;
 use bytes::Bytes;
 
-use super::flush::{Held, LayeredTables};
+use super::flush::{Held, LayeredTables, yield_to_lanes};
 use super::layer::LayerScan;
 use super::merged::MergedScan;
 use super::tables::{FjallOptions, Tables, TablesView};
@@ -35,9 +34,16 @@ impl FjallEngine {
     /// # Errors
     /// [`EngineError::Damaged`] when what is there can't be trusted, else [`EngineError::Failed`].
     pub fn open(dir: &Path, options: FjallOptions) -> Result<Self, EngineError> {
-        // Some kinds of damage make the library panic.
-        let tables = catch_unwind(AssertUnwindSafe(|| Tables::open(dir, &options)));
-        let tables = tables.unwrap_or_else(|_| {
+        // The library's threads take their priority from the one that starts them. And some kinds of
+        // damage make it panic.
+        let opened = std::thread::scope(|scope| {
+            let open = || {
+                yield_to_lanes();
+                Tables::open(dir, &options)
+            };
+            scope.spawn(open).join()
+        });
+        let tables = opened.unwrap_or_else(|_| {
             let reason = "the library panicked while opening".to_owned();
             Err(EngineError::Damaged { during: "open", reason })
         })?;

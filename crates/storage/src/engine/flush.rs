@@ -28,6 +28,12 @@ use super::{EngineError, Tree, WriteBatch};
 /// How long after a full disk the flush is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// Gives this thread, and those that it starts, less of a busy core than threads that answer
+/// requests get; on failure all stay equal.
+pub(super) fn yield_to_lanes() {
+    let _ = rustix::process::nice(5);
+}
+
 /// The layers that reads look at.
 struct Layers {
     active: Arc<Layer>,
@@ -258,6 +264,7 @@ impl Shared {
 
     /// The flush thread.
     fn run(&self) {
+        yield_to_lanes();
         let mut progress = self.progress();
         loop {
             let Some(layer) = self.layers().sealed.clone() else {

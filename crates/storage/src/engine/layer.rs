@@ -10,9 +10,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{
-    Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 
@@ -252,13 +250,7 @@ impl State {
 }
 
 impl Changes {
-    fn set(
-        &mut self,
-        key: Bytes,
-        number: BatchNumber,
-        value: Option<Bytes>,
-        views: &Views,
-    ) -> u64 {
+    fn set(&mut self, key: Bytes, number: BatchNumber, value: Option<Bytes>, views: &Views) -> u64 {
         let value_bytes = value.as_ref().map_or(0, Bytes::len) as u64;
         let Some(versions) = self.sorted.get_mut(&key) else {
             let grown = key.len() as u64 + value_bytes + PAIR_OVERHEAD_BYTES;
