@@ -18,6 +18,7 @@ mod disk_full;
 mod faults;
 mod hostile;
 mod import;
+mod locks;
 mod members;
 mod scan;
 mod start;
