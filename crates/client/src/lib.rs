@@ -43,6 +43,7 @@
 //! `docs/design/client.md` has the reasons.
 
 mod admin;
+mod barrier;
 mod batch;
 mod call;
 mod client;
@@ -80,6 +81,7 @@ pub use atoll_machine::{
 };
 pub use atoll_raft::Role;
 pub use atoll_storage::Direction;
+pub use barrier::{Barrier, Latch};
 pub use batch::{Batch, BatchDone};
 pub use bytes::Bytes;
 pub use client::{Client, ClientBuilder};

@@ -7,7 +7,7 @@ mod fake;
 use std::time::Duration;
 
 use atoll_client::{
-    Attempt, Client, Code, Failure, Happened, Holding, Options, PutOp, Standing, Token, Told,
+    Attempt, Client, Code, Failure, Happened, Holding, Keys, Options, PutOp, Standing, Token, Told,
 };
 use fake::{Fake, Fault};
 use tokio::task::JoinHandle;
@@ -349,4 +349,56 @@ async fn a_lease_takes_its_keys_along() {
     drop(lease);
     settle().await;
     assert_eq!(keys.get("a").await.unwrap(), None);
+}
+
+/// Three parties meet twice; one that is gone does not count.
+#[tokio::test(start_paused = true)]
+async fn a_barrier_opens_for_as_many_as_it_is_for() {
+    let fake = Fake::new(1);
+    let clients = [fake.client().await, fake.client().await, fake.client().await];
+    let arrive = |n: usize| {
+        let barrier = clients[n].barrier("b", 3);
+        tokio::spawn(async move { barrier.arrive().await })
+    };
+    let gone = arrive(0);
+    settle().await;
+    gone.abort();
+    settle().await;
+    for generation in 1..=2 {
+        let (one, two) = (arrive(0), arrive(1));
+        settle().await;
+        assert!(!one.is_finished() && !two.is_finished(), "two are not three");
+        fake.hang_up();
+        let three = arrive(2);
+        for arrived in [one, two, three] {
+            assert_eq!(arrived.await.unwrap().unwrap(), generation);
+        }
+    }
+    settle().await;
+    let keys = clients[0].keyspace("default").scan(Keys::prefix("b/")).collect().await.unwrap();
+    assert!(keys.is_empty(), "{keys:?}");
+    assert!(fake.leases(SHARD).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_latch_opens_at_zero_and_stays_open() {
+    let fake = Fake::new(1);
+    let client = fake.client().await;
+    let latch = client.latch("l");
+    assert_eq!(latch.opened().await.unwrap_err().code, Code::NotFound);
+    assert!(latch.set(2).await.unwrap());
+    assert!(!latch.set(5).await.unwrap(), "it is set");
+    let waits = tokio::spawn({
+        let latch = latch.clone();
+        async move { latch.opened().await }
+    });
+    settle().await;
+    fake.fault(Fault::LoseAnswer);
+    assert_eq!(latch.count_down().await.unwrap(), 1, "counted once");
+    settle().await;
+    assert!(!waits.is_finished());
+    assert_eq!(latch.count_down().await.unwrap(), 0);
+    waits.await.unwrap().unwrap();
+    assert_eq!(latch.count_down().await.unwrap(), 0);
+    latch.opened().await.unwrap();
 }

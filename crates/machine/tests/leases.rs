@@ -109,29 +109,42 @@ fn an_expiry_fits_only_its_term_and_its_lease() {
     assert!(matches!(reply, Reply::Lease(LeaseReply::Ended { .. })));
 }
 
+#[allow(clippy::disallowed_methods, reason = "a test is told how large to be")]
+fn sized(quick: u64, full: u64) -> u64 {
+    if std::env::var("ATOLL_TEST_FULL").is_ok_and(|v| v == "1") { full } else { quick }
+}
+
 /// E3: one revision, whatever it held; E4: attached to one lease at most.
 #[test]
 fn the_keys_of_a_lease_go_in_one_revision() {
-    const KEYS: u64 = 5000;
-    let mut replica = with_leases(MachineLimits::default());
-    let commands: Vec<Command> = (0..KEYS)
-        .map(|n| Command::anonymous(Op::Put(PutOp { lease: Some(A), ..put(&format!("k{n}")) })))
-        .collect();
-    let entry = replica.entry(0, &commands);
-    replica.apply(&[entry]);
+    let keys = sized(5000, 1_000_000);
+    let limits = MachineLimits {
+        lease_keys_max: 1_000_000,
+        lease_bytes_max: 1 << 30,
+        scan_keys_max: 1_000_000,
+        ..MachineLimits::default()
+    };
+    let mut replica = with_leases(limits);
+    for first in (0..keys).step_by(10_000) {
+        let attach = |n| Op::Put(PutOp { lease: Some(A), ..put(&format!("k{n}")) });
+        let part = first..keys.min(first + 10_000);
+        let commands: Vec<Command> = part.map(|n| Command::anonymous(attach(n))).collect();
+        let entry = replica.entry(0, &commands);
+        replica.apply(&[entry]);
+    }
     // One moves away, one is let go, one is deleted.
     run(&mut replica, Op::Put(PutOp { lease: Some(B), ..put("k1") }));
     run(&mut replica, Op::Put(put("k2")));
     let delete = DeleteOp { key: Bytes::from("k3"), end: KeyEnd::Single, prev_kv: false };
     run(&mut replica, Op::Delete(delete));
     replica.reopen();
-    assert_eq!(replica.machine.lease(A).unwrap().keys, KEYS - 3);
-    let keys = replica.machine.lease_keys(&replica.engine, A, Some(b"k0"), 2).unwrap();
-    assert_eq!(keys, [Bytes::from("k10"), Bytes::from("k100")]);
+    assert_eq!(replica.machine.lease(A).unwrap().keys, keys - 3);
+    let told = replica.machine.lease_keys(&replica.engine, A, Some(b"k0"), 2).unwrap();
+    assert_eq!(told, [Bytes::from("k10"), Bytes::from("k100")]);
     let revision = replica.machine.revision().next();
     let entry = replica.entry(0, &[Command::anonymous(Op::Lease(LeaseOp::Revoke { id: A }))]);
     let (replies, events) = replica.apply(&[entry]);
-    let deleted = KEYS - 3;
+    let deleted = keys - 3;
     assert_eq!(replies, [Reply::Lease(LeaseReply::Ended { revision, deleted })]);
     assert_eq!(events.len() as u64, deleted);
     assert!(events.iter().all(|e| e.revision == revision && e.kind == EventKind::Delete));

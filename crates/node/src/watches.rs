@@ -43,6 +43,8 @@ pub(crate) struct Watches {
     /// Applied, but not yet in the engine.
     held: Vec<Event>,
     last_id: u64,
+    /// Watchers that are told how far they are, so that a turn need not look for them.
+    told_progress: usize,
     progress_at: Option<Time>,
 }
 
@@ -56,6 +58,7 @@ impl Watches {
             parked: BTreeSet::new(),
             held: Vec::new(),
             last_id: 0,
+            told_progress: 0,
             progress_at: None,
         }
     }
@@ -101,6 +104,7 @@ impl Watches {
             progress: spec.progress,
             through: from.prev(),
         };
+        self.told_progress += usize::from(watcher.progress == Told::Yes);
         self.watchers.insert(id, watcher);
         self.calls.insert((ask.origin, ask.id), id);
         Ok(ask.answer(Ok(AnswerBody::WatchStarted { from })))
@@ -116,6 +120,7 @@ impl Watches {
         self.hub.cancel(id);
         self.parked.remove(&id);
         if let Some(watcher) = self.watchers.remove(&id) {
+            self.told_progress -= usize::from(watcher.progress == Told::Yes);
             self.calls.remove(&(watcher.origin, watcher.call));
         }
     }
@@ -212,8 +217,7 @@ impl Watches {
     /// queued or parked is not idle (trap T41).
     fn tell_progress(&mut self, turn: &mut Turn) {
         let due = self.progress_at.is_none_or(|at| at <= turn.now);
-        let wanted = self.watchers.values().any(|w| w.progress == Told::Yes);
-        if !wanted {
+        if self.told_progress == 0 {
             self.progress_at = None;
             return;
         }

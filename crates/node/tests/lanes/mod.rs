@@ -223,6 +223,16 @@ impl Cluster {
         id
     }
 
+    /// Hands many requests over at once; each keeps the number and origin that it has.
+    pub fn send(&mut self, node: NodeId, requests: Vec<Request>) {
+        self.nodes.get_mut(&node).unwrap().inputs.push(Input::Requests(requests));
+    }
+
+    /// Takes all answers that nobody waits for.
+    pub fn take_answers(&mut self) -> Vec<Answer> {
+        std::mem::take(&mut self.answers)
+    }
+
     pub fn answer(&mut self, id: u64) -> Result<AnswerBody, Failure> {
         for _ in 0..1000 {
             if let Some(at) = self.answers.iter().position(|a| a.id == id) {
