@@ -78,6 +78,10 @@ impl Replica {
     }
 
     fn snapshot_reader(&self, index: LogIndex, turn: &Turn) -> Option<SnapshotReader> {
+        if index == LogIndex::ZERO {
+            // Nothing is applied yet; when something is, there is a state to send.
+            return None;
+        }
         // Who replayed its log from the start may not know the configuration that far back.
         self.group.core().membership_at(index).filter(|m| !m.members.is_empty())?;
         let chunk_bytes = turn.config.limits.snapshot_chunk_bytes;

@@ -266,3 +266,42 @@ fn the_preferred_leader_changes_with_the_description() {
         assert_eq!(cluster.leader(DATA), NodeId(node));
     }
 }
+
+#[test]
+fn a_replica_that_is_ordered_away_never_wakes_as_a_founder() {
+    let mut cluster = Cluster::new(3, Upkeep::default());
+    cluster.put(DATA, "k", "v");
+    // The engines keep the founding description, and nothing of what comes now.
+    cluster.run(11 * SECOND);
+    cluster.join(4);
+    add(&mut cluster, DATA, FOUR);
+    let node = others(&mut cluster, DATA)[0];
+    let (epoch, index) = remove(&mut cluster, DATA, node);
+    for rounds in 1..8 {
+        cluster.call(node, DATA, RequestBody::Retire { epoch, index });
+        for _ in 0..rounds {
+            cluster.round();
+        }
+        cluster.crash(node);
+        cluster.start(node);
+        if cluster.has_replica(node, DATA) {
+            let status = cluster.status(node, DATA);
+            assert!(status.last_index > LogIndex(0), "after {rounds} rounds: {status:?}");
+        }
+    }
+    cluster.run(SECOND);
+    retire(&mut cluster, DATA, node, (epoch, index));
+}
+
+#[test]
+fn an_order_that_comes_before_the_description_leaves_nothing_behind() {
+    let mut cluster = Cluster::new(3, Upkeep::default());
+    cluster.join(4);
+    let (_, index) = cluster.settle(DATA);
+    let epoch = Epoch(cluster.descriptor(DATA).epoch.0 + 2);
+    let answer = cluster.ask(FOUR, DATA, RequestBody::Retire { epoch, index });
+    assert!(matches!(answer, Ok(AnswerBody::Retired)), "{answer:?}");
+    cluster.change(|c| members::add(c, DATA, FOUR, Role::Learner));
+    cluster.run(SECOND);
+    assert!(!cluster.has_replica(FOUR, DATA), "the order was given for a later description");
+}

@@ -18,6 +18,7 @@
 pub mod check;
 mod client;
 pub mod clock;
+mod errors;
 mod fabric;
 pub mod faults;
 pub mod history;

@@ -165,7 +165,11 @@ pub fn lane_settings(rng: &mut Rng) -> (RaftSettings, Limits, Upkeep) {
         uncommitted_bytes_max: *rng.pick(&[32 << 10, 1 << 20, 64 << 20]).expect("not empty"),
         tail_bytes_max: *rng.pick(&[0, 4 << 10, 8 << 20]).expect("not empty"),
     };
-    let machine = MachineLimits { lease_ttl_min_ms: 100, ..MachineLimits::default() };
+    let machine = MachineLimits {
+        lease_ttl_min_ms: 100,
+        clients_max: *rng.pick(&[8, 100_000, 100_000]).expect("not empty"),
+        ..MachineLimits::default()
+    };
     let limits = Limits {
         machine,
         entry_bytes_max: *rng.pick(&[100, 8 << 10, 512 << 10]).expect("not empty"),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use atoll_base::Time;
 
 use crate::check::Violation;
+use crate::errors;
 use crate::faults::FaultKind;
 use crate::network::NetworkCounts;
 use crate::options::Options;
@@ -26,6 +27,8 @@ pub struct Outcome {
     pub trace: u64,
     /// How many events there were.
     pub events: u64,
+    /// How many steps of the run made them; a limit of steps stops there.
+    pub steps: u64,
     /// Virtual time that passed.
     pub simulated: Duration,
     /// What was counted.
@@ -89,7 +92,7 @@ pub fn run(options: &Options) -> Outcome {
     atoll_base::planted::plant(options.mistake);
     atoll_base::mark::start();
     let mut world = None;
-    let finished = catch_unwind(AssertUnwindSafe(|| {
+    let mut go = || {
         let world = world.insert(World::new(options));
         let mut steps = 0;
         while world.step() {
@@ -99,7 +102,8 @@ pub fn run(options: &Options) -> Outcome {
             }
         }
         true
-    }));
+    };
+    let finished = catch_unwind(AssertUnwindSafe(|| errors::kept_during(&mut go)));
     let marks = atoll_base::mark::take();
     let mut outcome = Outcome { seed: options.seed, marks, ..Outcome::default() };
     if let Some(world) = world {
@@ -121,6 +125,7 @@ fn describe(world: World, outcome: &mut Outcome) {
     outcome.violation = world.violation().cloned();
     outcome.trace = world.fabric.trace.hash();
     outcome.events = world.fabric.trace.events();
+    outcome.steps = world.fabric.trace.steps();
     outcome.simulated = world.fabric.now().since(Time::ZERO);
     outcome.faults = world.fault_counts();
     let operations = world.record.history.operations();

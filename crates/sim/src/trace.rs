@@ -14,6 +14,7 @@ use atoll_base::Time;
 pub struct Trace {
     hash: u64,
     events: u64,
+    steps: u64,
     lines: VecDeque<String>,
     lines_max: usize,
 }
@@ -22,7 +23,7 @@ impl Trace {
     /// An empty trace that keeps the last `lines_max` lines (0: none, which is fastest).
     #[must_use]
     pub fn new(lines_max: usize) -> Self {
-        Self { hash: 0xcbf2_9ce4_8422_2325, events: 0, lines: VecDeque::new(), lines_max }
+        Self { hash: 0xcbf2_9ce4_8422_2325, events: 0, steps: 0, lines: VecDeque::new(), lines_max }
     }
 
     /// Folds numbers that tell this event from others into the hash.
@@ -35,6 +36,17 @@ impl Trace {
         self.events += 1;
     }
 
+    /// The next step of the run begins: lines bear its number.
+    pub fn begin_step(&mut self) {
+        self.steps += 1;
+    }
+
+    /// How many steps there were.
+    #[must_use]
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
     /// Keeps a line for people. The text is made only when lines are kept.
     pub fn line(&mut self, at: Time, text: fmt::Arguments<'_>) {
         if self.lines_max == 0 {
@@ -43,7 +55,7 @@ impl Trace {
         if self.lines.len() == self.lines_max {
             self.lines.pop_front();
         }
-        self.lines.push_back(format!("{at:?} {text}"));
+        self.lines.push_back(format!("{} {at:?} {text}", self.steps));
     }
 
     /// Whether lines are kept: texts that cost something need not be made otherwise.
@@ -82,10 +94,11 @@ mod tests {
         b.fold(&[2, 1]);
         assert_ne!(a.hash(), b.hash());
         for n in 0..3 {
+            a.begin_step();
             a.line(Time(n), format_args!("event {n}"));
             b.line(Time(n), format_args!("event {n}"));
         }
-        assert_eq!(a.into_lines(), ["0.000ms event 1", "0.000ms event 2"]);
+        assert_eq!(a.into_lines(), ["2 0.000ms event 1", "3 0.000ms event 2"]);
         assert!(b.into_lines().is_empty());
     }
 }

@@ -53,7 +53,8 @@ fn a_changed_payload_is_caught() {
 
 #[test]
 fn committing_ahead_of_the_quorum_is_caught() {
-    is_caught(Plant::CommitAhead, &["quorum durability", "committed entries stay"]);
+    let checkers = ["quorum durability", "committed entries stay", "state machine safety"];
+    is_caught(Plant::CommitAhead, &checkers);
 }
 
 #[test]
@@ -83,7 +84,7 @@ fn repeated_events_are_caught() {
 
 #[test]
 fn effects_of_refused_commands_are_caught() {
-    is_caught(Plant::RefusalLies, &["no lies", "linearizability"]);
+    is_caught(Plant::RefusalLies, &["no lies", "linearizability", "mutual exclusion"]);
 }
 
 #[test]

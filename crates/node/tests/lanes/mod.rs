@@ -142,7 +142,7 @@ impl Cluster {
     }
 
     /// Steps every node once; true when something happened.
-    fn round(&mut self) -> bool {
+    pub fn round(&mut self) -> bool {
         let mut busy = false;
         let mut mail: Vec<(NodeId, NodeId, Vec<atoll_replica::PeerMessage>)> = Vec::new();
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();

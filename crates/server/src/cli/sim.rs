@@ -17,6 +17,8 @@ use super::exit::{Ended, Problem};
 
 /// Failing runs after which no more are begun.
 const FAILURES_MAX: usize = 10;
+/// Runs from which on branches that none of them took are told.
+const RUNS_TELLING: u64 = 50;
 /// Lines of the trace that a failure's report ends with.
 const REPORT_LINES: usize = 40;
 
@@ -36,7 +38,7 @@ pub(crate) struct SimArgs {
     #[arg(long, value_name = "KINDS", value_parser = parse_faults)]
     faults: Option<Faults>,
     /// Events after which a run is given up
-    #[arg(long, default_value_t = 20_000_000)]
+    #[arg(long, value_name = "STEP", visible_alias = "until", default_value_t = 20_000_000)]
     steps: u64,
     /// Runs at a time
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=256))]
@@ -45,8 +47,11 @@ pub(crate) struct SimArgs {
     #[arg(long, value_name = "BUG", value_parser = parse_plant)]
     plant: Option<Plant>,
     /// Lines of the trace to print before a failure
-    #[arg(long, default_value_t = REPORT_LINES)]
+    #[arg(long, default_value_t = REPORT_LINES, conflicts_with = "trace")]
     lines: usize,
+    /// Print the whole trace of every run, each line with its step
+    #[arg(long)]
+    trace: bool,
 }
 
 /// Kinds of faults as one argument.
@@ -91,6 +96,8 @@ impl SimArgs {
             println!("{outcome}, trace {:016x}", outcome.trace);
             if !outcome.is_ok() {
                 failures += 1;
+            }
+            if self.trace || !outcome.is_ok() {
                 self.report(outcome);
             }
         }
@@ -145,11 +152,11 @@ impl SimArgs {
         })
     }
 
-    /// Runs a failing seed again to print how it ended, and says how to see it again.
+    /// Runs a seed again to print how it ended, and says how to see it again.
     fn report(&self, outcome: &Outcome) {
         let mut options = self.options(outcome.seed);
-        options.lines_max = self.lines;
-        if self.lines > 0 {
+        options.lines_max = if self.trace { usize::MAX } else { self.lines };
+        if options.lines_max > 0 {
             for line in atoll_sim::run(&options).lines {
                 println!("  {line}");
             }
@@ -166,7 +173,7 @@ impl SimArgs {
         if let Some(plant) = self.plant {
             again.push_str(&format!(" --plant {}", plant.name()));
         }
-        println!("replay: {again}");
+        println!("replay: {again} --trace --until {}", outcome.steps);
     }
 }
 
@@ -194,6 +201,12 @@ fn summarize<'a>(outcomes: impl Iterator<Item = &'a Outcome> + Clone) {
     println!("runs {runs}, calls {operations}, answered {answered}, power losses {crashes}");
     println!("faults: {}", list(&faults));
     println!("rare branches: {}", list(&marks));
+    if runs >= RUNS_TELLING {
+        let never: Vec<&str> =
+            atoll_sim::marks::ALL.iter().copied().filter(|m| !marks.contains_key(m)).collect();
+        let (missed, all) = (never.len(), atoll_sim::marks::ALL.len());
+        println!("never reached, {missed} of {all}: {}", or_none(&never));
+    }
     if undecided > 0 {
         println!("linearizability undecided for {undecided} keys");
     }
@@ -202,21 +215,28 @@ fn summarize<'a>(outcomes: impl Iterator<Item = &'a Outcome> + Clone) {
     }
 }
 
+fn or_none(items: &[&str]) -> String {
+    if items.is_empty() { "none".to_owned() } else { items.join(", ") }
+}
+
 fn list(counts: &BTreeMap<&str, u64>) -> String {
     let items: Vec<String> = counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
     if items.is_empty() { "none".to_owned() } else { items.join(", ") }
 }
 
 fn report_speed<'a>(outcomes: impl Iterator<Item = &'a Outcome>, took: Duration) {
-    let (mut runs, mut simulated) = (0_u64, Duration::ZERO);
+    let (mut runs, mut simulated, mut operations) = (0_u64, Duration::ZERO, 0_u64);
     for outcome in outcomes {
         runs += 1;
         simulated += outcome.simulated;
+        operations += outcome.counts.operations;
     }
     let seconds = took.as_secs_f64().max(1e-9);
     eprintln!(
-        "{:.1} runs/s, {:.0} simulated seconds in {seconds:.1} s: {:.0} times real time",
+        "{:.1} runs/s, {:.0} operations/min, {:.0} simulated seconds in {seconds:.1} s: {:.0} times \
+         real time",
         runs as f64 / seconds,
+        60.0 * operations as f64 / seconds,
         simulated.as_secs_f64(),
         simulated.as_secs_f64() / seconds
     );

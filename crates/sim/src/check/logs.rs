@@ -76,6 +76,8 @@ pub struct Logs {
     known: BTreeMap<(ShardId, LogIndex, Term), (u64, Option<Term>)>,
     committed: BTreeMap<ShardId, BTreeMap<LogIndex, Mark>>,
     leading: BTreeMap<(ShardId, NodeId), Term>,
+    /// Shards of keyspaces that were dropped.
+    dropped: BTreeSet<ShardId>,
     /// Replicas whose removal was handed to the log, and that may be gone after a crash.
     leaving: BTreeSet<(ShardId, NodeId)>,
     /// Replicas that were given up.
@@ -161,6 +163,10 @@ impl Logs {
     /// `node` no longer has a replica of `shard`.
     pub fn remove(&mut self, stage: Stage, node: NodeId, shard: ShardId) {
         self.copies.remove(&(stage, shard, node));
+        if !self.founded.contains_key(&shard) {
+            // Its keyspace was dropped: who has not heard of that counts copies that are gone.
+            self.dropped.insert(shard);
+        }
         match stage {
             Stage::Issued => self.leaving.insert((shard, node)),
             Stage::Durable => self.removed.insert((shard, node)),
@@ -342,7 +348,10 @@ impl Logs {
             copy.is_some_and(|copy| copy.covers(index, mark))
         };
         let counted = self.counted_by(leader, shard, index);
-        if counted.is_empty() || counted.iter().any(|m| quorum::replicates(m, holds)) {
+        if self.dropped.contains(&shard)
+            || counted.is_empty()
+            || counted.iter().any(|m| quorum::replicates(m, holds))
+        {
             return Ok(());
         }
         let nodes = counted.iter().flat_map(|m| m.nodes()).collect::<BTreeSet<NodeId>>();

@@ -103,14 +103,14 @@ impl<J> Desk<J> {
             let sequences = self.sequences.entry(pursuit.shard).or_default();
             sequences.last = sequences.last.next();
             sequences.open.insert(sequences.last);
-            pursuit.sequence = Some(sequences.last);
+            pursuit.sequence = Some((self.id, sequences.last));
         }
         self.slots[slot].job = Some((job, pursuit));
         self.attempt(slot, around);
     }
 
     fn close_sequence(&mut self, pursuit: &Pursuit) {
-        if let Some(sequence) = pursuit.sequence {
+        if let Some((_, sequence)) = pursuit.sequence.filter(|(id, _)| *id == self.id) {
             self.sequences.entry(pursuit.shard).or_default().open.remove(&sequence);
         }
     }
@@ -186,6 +186,11 @@ impl<J> Desk<J> {
             Next::End(end) => {
                 let Some((job, pursuit)) = self.slots[slot].job.take() else { return Fate::Open };
                 self.close_sequence(&pursuit);
+                if pursuit.is_forgotten && pursuit.sequence.is_some_and(|(id, _)| id == self.id) {
+                    // The shard has forgotten this client: it goes on under another name.
+                    self.id = ClientId(self.rng.next_u64() | 1);
+                    self.sequences.clear();
+                }
                 let (shard, sent) = (pursuit.shard, pursuit.attempted_at);
                 Fate::Ended { slot, job, shard, end, sent }
             }
@@ -206,10 +211,14 @@ impl<J> Desk<J> {
         self.last_request += 1;
         let id = self.last_request;
         let mut body = pursuit.body.clone();
-        if let (RequestBody::Command(command), Some(sequence)) = (&mut body, pursuit.sequence) {
-            let sequences = self.sequences.entry(shard).or_default();
-            let first_unacknowledged = sequences.open.first().copied().unwrap_or(sequence);
-            command.id = Some(CommandId { client: self.id, sequence, first_unacknowledged });
+        if let (RequestBody::Command(command), Some((client, sequence))) =
+            (&mut body, pursuit.sequence)
+        {
+            let open = self.sequences.get(&shard).and_then(|s| s.open.first().copied());
+            // Of an identity that was given up nothing is known to have arrived.
+            let first = open.filter(|_| client == self.id).unwrap_or(Sequence(1));
+            let first_unacknowledged = first.min(sequence);
+            command.id = Some(CommandId { client, sequence, first_unacknowledged });
         }
         pursuit.attempted_at = around.fabric.now();
         let within = pursuit.begin((id, origin, node), &mut self.rng);

@@ -37,6 +37,7 @@ pub(crate) enum Job {
     },
     Attach,
     Acquire {
+        session: LeaseId,
         lock: u32,
         called: Time,
     },
@@ -219,7 +220,8 @@ impl Holder {
         };
         let acquire = AcquireOp { claim, mode: Mode::Exclusive, wait, value: Bytes::new() };
         let called = around.fabric.now();
-        self.op(Job::Acquire { lock, called }, Op::Lock(LockOp::Acquire(acquire)), around);
+        let job = Job::Acquire { session: session.id, lock, called };
+        self.op(job, Op::Lock(LockOp::Acquire(acquire)), around);
     }
 
     /// Writes under the lock's token, whether or not it is still held.
@@ -289,8 +291,12 @@ impl Holder {
             }
             (Job::KeepAlive, End::Answered(body)) => self.kept_alive(&body, sent, around),
             (Job::KeepAlive, _) => self.next_beat(around),
-            (Job::Acquire { lock, called }, End::Answered(body)) => {
-                if let AnswerBody::Command(Reply::Lock(LockReply::Acquired { token })) = *body {
+            (Job::Acquire { session, lock, called }, End::Answered(body)) => {
+                // The lease may have ended while the lock was waited for.
+                let lives = self.session.is_some_and(|s| s.id == session);
+                if lives
+                    && let AnswerBody::Command(Reply::Lock(LockReply::Acquired { token })) = *body
+                {
                     self.held = Some(Held { lock, token, called, from: now });
                 }
             }

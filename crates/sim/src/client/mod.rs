@@ -160,7 +160,10 @@ impl Client {
                     .then(|| Revision(newest.0.saturating_sub(self.rng.below(30)).max(1)));
                 let consistency = match at {
                     Some(_) if self.rng.chance(1, 2) => Consistency::Linearizable,
-                    _ => Consistency::Stale { max: None },
+                    _ => {
+                        let max = self.rng.chance(1, 2).then(|| self.rng.range(1, 300));
+                        Consistency::Stale { max: max.map(Duration::from_millis) }
+                    }
                 };
                 return (Job::OldRead(register), jobs::get(shard, register, at, consistency));
             }

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use atoll_base::{Failure, Happened, NodeId, Retry, Rng, Sequence, ShardId, Time};
+use atoll_base::{ClientId, Code, Failure, Happened, NodeId, Retry, Rng, Sequence, ShardId, Time};
 use atoll_coord::{AnswerBody, Origin, RequestBody};
 
 /// How long an attempt waits before it is given up, at least and at most.
@@ -18,8 +18,10 @@ pub(crate) struct Pursuit {
     pub(crate) shard: ShardId,
     pub(crate) body: RequestBody,
     pub(crate) deadline: Time,
+    /// The shard has forgotten who calls.
+    pub(crate) is_forgotten: bool,
     /// A mutating call's place among those of its client and shard.
-    pub(crate) sequence: Option<Sequence>,
+    pub(crate) sequence: Option<(ClientId, Sequence)>,
     /// A mutating call that may happen twice.
     pub(crate) is_anonymous: bool,
     /// The only node to ask; `None`: whoever leads.
@@ -59,6 +61,7 @@ impl Pursuit {
             body,
             deadline,
             sequence: None,
+            is_forgotten: false,
             is_anonymous: false,
             node: None,
             attempted_at: Time::ZERO,
@@ -97,6 +100,7 @@ impl Pursuit {
             Ok(body) => return Next::End(End::Answered(Box::new(body))),
             Err(failure) => failure,
         };
+        self.is_forgotten |= failure.code == Code::SessionExpired;
         match failure.happened {
             Happened::No => {}
             Happened::Maybe => self.may_have_happened = true,
@@ -134,8 +138,6 @@ impl Pursuit {
 
 #[cfg(test)]
 mod tests {
-    use atoll_base::Code;
-
     use super::*;
 
     fn pursuit() -> Pursuit {

@@ -31,6 +31,7 @@ use crate::check::machines::Sample;
 use crate::client::Around;
 use crate::client::record::Record;
 use crate::clock::NodeClock;
+use crate::errors;
 use crate::fabric::{Event, Fabric, Life, Packet};
 use crate::faults::{FaultKind, Scale, Schedule};
 use crate::history::{Call, OperationNumber};
@@ -175,12 +176,27 @@ impl World {
             self.observer.report("liveness", "nothing will ever happen again");
             return false;
         };
+        self.fabric.trace.begin_step();
         self.fabric.trace.fold(&[now.0]);
         self.dispatch(event);
+        if let Some(line) = errors::take_first() {
+            self.on_error_line(&line);
+        }
         if self.violation().is_some() {
             self.describe_replicas();
         }
         self.violation().is_none() && !matches!(self.phase, Phase::Over)
+    }
+
+    /// The product logged an error. A replica may say that it is damaged where a fault damaged it.
+    fn on_error_line(&mut self, line: &str) {
+        self.fabric.say(format_args!("error: {line}"));
+        // A quarantined replica is reported with its reason when the nodes are looked at.
+        let is_explained = line.contains("replica is quarantined")
+            || line.contains("replica is damaged") && self.nodes.iter().any(|node| node.is_hurt);
+        if !is_explained {
+            self.observer.report("error lines", line);
+        }
     }
 
     fn dispatch(&mut self, event: Event) {

@@ -167,7 +167,9 @@ impl SimNode {
         shards: &BTreeMap<ShardId, atoll_storage::RecoveredShard>,
         observer: &mut Observer,
     ) {
-        observer.present(self.id, &shards.keys().copied().collect());
+        if !self.is_hurt {
+            observer.present(self.id, &shards.keys().copied().collect());
+        }
         for (shard, recovered) in shards {
             let log = &recovered.log;
             let (first, last) = (log.first_index(), log.last_index());

@@ -191,6 +191,11 @@ impl World {
     /// Turns a bit of an entry that was durable before the last write over, on few nodes only: data
     /// that a majority has lost is lost.
     fn flip_bit(&mut self, node: NodeId) {
+        if self.shell.shape.changes {
+            // A founder that never held anything counts as a newcomer once its shard's description
+            // has moved on: with a damaged copy beside it a group of three could elect nobody.
+            return;
+        }
         let hurt = self.nodes.iter().filter(|node| node.is_hurt).count();
         let it = &mut self.nodes[index(node)];
         if !it.is_hurt && hurt >= self.hurt_max {

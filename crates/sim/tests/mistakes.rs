@@ -1,0 +1,91 @@
+//! Mistakes planted inside the crates that ship are caught by the checkers that are for them.
+//!
+//! Needs a build of its own: `cargo test --profile sim -p atoll-sim --features planted-bugs --test
+//! mistakes -- --nocapture`, which prints after how many seeds each was caught.
+#![cfg(feature = "planted-bugs")]
+
+use atoll_base::planted::Mistake;
+use atoll_sim::{Options, run};
+
+/// Seeds after which a mistake counts as missed.
+const SEEDS_MAX: u64 = 300;
+
+/// Plants `mistake` until a run fails; the checker that saw it must be one of `checkers`.
+fn is_caught(mistake: Mistake, checkers: &[&str]) {
+    for seed in 1..=SEEDS_MAX {
+        let options = Options { mistake: Some(mistake), ..Options::new(seed) };
+        let Some(violation) = run(&options).violation else { continue };
+        println!("{mistake:?} caught after {seed} seeds by: {violation:.140}");
+        assert!(
+            checkers.contains(&violation.checker),
+            "{mistake:?} was to be caught by {checkers:?}, seed {seed} says {violation}",
+        );
+        return;
+    }
+    panic!("{mistake:?} was not caught within {SEEDS_MAX} seeds");
+}
+
+#[test]
+fn acknowledging_before_the_sync_is_caught() {
+    let checkers = ["quorum durability", "election safety", "durability"];
+    is_caught(Mistake::AcknowledgedUnsynced, &checkers);
+}
+
+#[test]
+fn answering_before_applying_is_caught() {
+    is_caught(Mistake::AnsweredUnapplied, &["durability", "revision order", "linearizability"]);
+}
+
+#[test]
+fn reading_before_applying_is_caught() {
+    is_caught(Mistake::ReadUnapplied, &["linearizability", "revision order", "reads"]);
+}
+
+#[test]
+fn sessions_left_out_of_a_snapshot_are_caught() {
+    let checkers = ["exactly once", "state machine safety", "machine invariants"];
+    is_caught(Mistake::SessionsNotInSnapshot, &checkers);
+}
+
+#[test]
+fn an_engine_ahead_of_its_record_is_caught() {
+    let checkers = ["machine invariants", "state machine safety", "assertions"];
+    is_caught(Mistake::EngineAhead, &checkers);
+}
+
+#[test]
+fn logs_cut_above_what_is_persisted_are_caught() {
+    is_caught(Mistake::LogCutTooFar, &["liveness", "durability", "state machine safety"]);
+}
+
+#[test]
+fn torn_records_taken_for_whole_ones_are_caught() {
+    let checkers = ["integrity", "log durability", "log matching", "state machine safety"];
+    is_caught(Mistake::TornRecordTaken, &[&checkers[..], &["assertions", "recovery"]].concat());
+}
+
+#[test]
+fn a_watch_that_resumes_late_is_caught() {
+    is_caught(Mistake::WatchResumesLate, &["watch", "durability"]);
+}
+
+#[test]
+fn leases_cut_short_are_caught() {
+    let checkers = ["lease length", "mutual exclusion", "lock delay"];
+    is_caught(Mistake::LeasesCutShort, &checkers);
+}
+
+#[test]
+fn leases_kept_alive_too_late_are_caught() {
+    is_caught(Mistake::KeptAliveTooLate, &["lease length", "mutual exclusion"]);
+}
+
+#[test]
+fn writes_without_fencing_are_caught() {
+    is_caught(Mistake::FencingIgnored, &["fencing"]);
+}
+
+#[test]
+fn locks_without_their_delay_are_caught() {
+    is_caught(Mistake::DelayIgnored, &["lock delay"]);
+}
