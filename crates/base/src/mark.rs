@@ -25,7 +25,8 @@ mod counting {
         static HITS: RefCell<BTreeMap<&'static str, u64>> = const { RefCell::new(BTreeMap::new()) };
     }
 
-    /// Counts one more visit of `name` on this thread, if it counts. Use [`reached!`](crate::reached).
+    /// Counts one more visit of `name` on this thread, if it counts. Use
+    /// [`reached!`](crate::reached).
     #[inline]
     pub fn hit(name: &'static str) {
         if COUNTS.get() {

@@ -2,8 +2,9 @@
 //! it.
 //!
 //! A node that joins has no replica at all, one that left shard 1 hears no more of it, a learner is
-//! not told that it left, and one that is cut off from the group for long would rather ask around. What comes in either way goes into
-//! the one view, which only ever gets newer, and from there to the lanes.
+//! not told that it left, and one that is cut off from the group for long would rather ask around.
+//! What comes in either way goes into the one view, which only ever gets newer, and from there to
+//! the lanes.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -233,8 +233,8 @@ fn report_speed<'a>(outcomes: impl Iterator<Item = &'a Outcome>, took: Duration)
     }
     let seconds = took.as_secs_f64().max(1e-9);
     eprintln!(
-        "{:.1} runs/s, {:.0} operations/min, {:.0} simulated seconds in {seconds:.1} s: {:.0} times \
-         real time",
+        "{:.1} runs/s, {:.0} operations/min, {:.0} simulated seconds in {seconds:.1} s: {:.0} \
+         times real time",
         runs as f64 / seconds,
         60.0 * operations as f64 / seconds,
         simulated.as_secs_f64(),

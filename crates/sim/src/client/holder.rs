@@ -1,5 +1,5 @@
-//! Holders of leases and locks: each keeps a lease alive, asks for locks, writes under their tokens,
-//! stands still at times, and writes down what it believed and until when.
+//! Holders of leases and locks: each keeps a lease alive, asks for locks, writes under their
+//! tokens, stands still at times, and writes down what it believed and until when.
 //!
 //! A holder trusts its lease for the time to live from when it *asked*, less what clocks may drift.
 //! A keep-alive that is answered with less, before that time is over, is a broken promise.

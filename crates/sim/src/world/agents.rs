@@ -1,5 +1,5 @@
-//! Everybody who calls nodes: clients, the closers that look at shards at the end, watchers, holders
-//! of locks, the operator. Each has a number, and events find it by that.
+//! Everybody who calls nodes: clients, the closers that look at shards at the end, watchers,
+//! holders of locks, the operator. Each has a number, and events find it by that.
 
 use std::collections::BTreeMap;
 

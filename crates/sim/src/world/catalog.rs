@@ -1,5 +1,5 @@
-//! A simulated node and the catalog: it follows shard 1 through its own replica, or asks others where
-//! it has none or hears no leader of it, and tells its lanes what changed.
+//! A simulated node and the catalog: it follows shard 1 through its own replica, or asks others
+//! where it has none or hears no leader of it, and tells its lanes what changed.
 
 use std::collections::BTreeMap;
 
