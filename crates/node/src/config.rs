@@ -46,8 +46,14 @@ pub struct RaftSettings {
 /// Sizes and counts that requests are held to.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// What the state machine accepts.
+    /// What the state machine accepts, on every node alike: beyond it nothing is ever stored.
     pub machine: MachineLimits,
+    /// Bytes of a key that this node lets clients write; at most the machine's.
+    pub key_bytes_max: u64,
+    /// Bytes of a value, likewise.
+    pub value_bytes_max: u64,
+    /// Compares and steps of a transaction, nested ones included, likewise.
+    pub txn_parts_max: u64,
     /// Bytes of commands in one log entry, about.
     pub entry_bytes_max: usize,
     /// Calls waiting in one shard, reads and writes each.
@@ -89,8 +95,12 @@ impl Default for RaftSettings {
 
 impl Default for Limits {
     fn default() -> Self {
+        let machine = MachineLimits::default();
         Self {
-            machine: MachineLimits::default(),
+            key_bytes_max: 4 << 10,
+            value_bytes_max: machine.value_bytes_max,
+            txn_parts_max: machine.txn_parts_max,
+            machine,
             entry_bytes_max: 512 << 10,
             requests_per_shard_max: 16_384,
             apply_bytes_per_turn: 4 << 20,

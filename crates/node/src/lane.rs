@@ -36,6 +36,8 @@ pub struct Lane {
     pub(crate) leaders: BTreeMap<ShardId, Option<NodeId>>,
     pub(crate) retirements: Retirements,
     touched: Vec<ShardId>,
+    /// The replicas of the turn under way.
+    turning: Vec<ShardId>,
     timers: BTreeSet<(Time, ShardId)>,
     in_flight: VecDeque<InFlight>,
     last_ticket: Ticket,
@@ -61,6 +63,7 @@ impl Lane {
             leaders: BTreeMap::new(),
             retirements: Retirements::default(),
             touched: Vec::new(),
+            turning: Vec::new(),
             timers: BTreeSet::new(),
             in_flight: VecDeque::new(),
             last_ticket: Ticket::ZERO,
@@ -68,13 +71,31 @@ impl Lane {
         }
     }
 
-    /// Takes everything that happened since the last turn and says what to do about it.
+    /// Takes everything that happened since the last turn and says what to do about it: the three
+    /// parts of a turn, one after the other. Who wants to know how long each takes calls them
+    /// itself, in this order.
+    ///
+    /// # Panics
+    /// As [`Lane::step`].
+    pub fn turn(
+        &mut self,
+        now: Time,
+        wall: Timestamp,
+        inputs: &mut Vec<Input>,
+        output: &mut Output,
+    ) {
+        self.step(now, wall, inputs, output);
+        self.apply();
+        self.serve(output);
+    }
+
+    /// The first part of a turn: takes the inputs and proposes what they ask for.
     ///
     /// `wall` stamps log entries; it decides nothing. `inputs` comes back empty.
     ///
     /// # Panics
     /// When a log write completes that was never issued.
-    pub fn turn(
+    pub fn step(
         &mut self,
         now: Time,
         wall: Timestamp,
@@ -88,21 +109,34 @@ impl Lane {
         }
         self.fire_timers();
         self.work_left = false;
-        let touched = std::mem::take(&mut self.touched);
-        for shard in &touched {
+        let turning = std::mem::take(&mut self.touched);
+        for shard in &turning {
             self.guarded(*shard, |replica, turn| {
                 replica.follow_description(turn);
                 replica.flush(turn);
             });
         }
-        for shard in &touched {
+        self.turning = turning;
+    }
+
+    /// The second part: applies what is committed and gives it to the engine. True when that was
+    /// anything.
+    pub fn apply(&mut self) -> bool {
+        let turning = std::mem::take(&mut self.turning);
+        for shard in &turning {
             let more = self.guarded(*shard, |replica, turn| replica.apply(turn));
             if more == Some(true) {
                 self.work_left = true;
                 self.touched.push(*shard);
             }
         }
-        self.write_engine();
+        self.turning = turning;
+        self.write_engine()
+    }
+
+    /// The last part: serves what the engine now holds, and says what is to be done.
+    pub fn serve(&mut self, output: &mut Output) {
+        let touched = std::mem::take(&mut self.turning);
         for shard in &touched {
             let more = self.guarded(*shard, |replica, turn| {
                 replica.sweep(turn);
@@ -311,15 +345,18 @@ impl Lane {
         self.retirements.note_gone(shard, self.last_ticket);
     }
 
-    fn write_engine(&mut self) {
+    /// True when something was applied.
+    fn write_engine(&mut self) -> bool {
         let batch = std::mem::take(&mut self.turn.applied);
-        if !batch.is_empty() {
+        let is_something = !batch.is_empty();
+        if is_something {
             self.upkeep.applied_bytes += batch.byte_size() as u64;
             if let Err(e) = self.turn.engine.write(batch) {
                 self.engine_failed(&e.to_string());
             }
         }
         self.turn.answers.append(&mut self.turn.held);
+        is_something
     }
 
     /// The engine takes no more writes until the node is restarted. What was applied in memory is
@@ -367,6 +404,7 @@ impl Lane {
             output.messages.entry(to).or_default().extend(messages);
         }
         output.answers.append(&mut self.turn.answers);
+        output.replicated.append(&mut self.turn.replicated);
         output.catalog.append(&mut self.turn.catalog);
         output.leaders.append(&mut self.upkeep.leaders_changed);
         if sink.has_no_write() {

@@ -2,6 +2,7 @@
 //! later list never waits for an earlier one except where said.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use atoll_base::{KeyspaceId, LogIndex, NodeId, ShardId, Ticket};
 use atoll_coord::Answer;
@@ -19,6 +20,9 @@ pub struct Output {
     pub write: Option<LogWrite>,
     /// Answers for clients; everything that they depend on is durable and applied already.
     pub answers: Vec<Answer>,
+    /// For each entry that this node proposed and applied in the turn, the time from its proposal to
+    /// the turn that saw it committed. For whoever measures; it obliges to nothing.
+    pub replicated: Vec<Duration>,
     /// Changes of the catalog's keyspace applied on this node, in order (only from shard 1's lane).
     pub catalog: Vec<Event>,
     /// Keyspaces of which this lane holds no replica any more. When every lane of the node has said

@@ -79,8 +79,6 @@ pub(crate) struct Replica {
     pub(crate) pins_log: bool,
     /// History below here was asked to be forgotten.
     pub(crate) trimmed_to: Revision,
-    /// When this replica last heard that it was up to date, for stale reads.
-    pub(crate) fresh_at: Time,
 }
 
 impl Replica {
@@ -121,7 +119,6 @@ impl Replica {
             touched: false,
             pins_log: false,
             trimmed_to: Revision::ZERO,
-            fresh_at: Time::ZERO,
         }
     }
 
@@ -215,11 +212,11 @@ impl Replica {
             }
             let (payloads, asks) = self.writes.take_queued(turn).split();
             match self.propose(payloads, turn) {
-                Ok((term, first)) => self.writes.appended(asks, term, first),
+                Ok(place) => self.writes.appended(asks, place, turn.now),
                 Err(failure) => self.writes.refused(asks, &failure, turn),
             }
         }
-        if let Some(context) = self.reads.take_queued() {
+        if let Some(context) = self.reads.take_queued(turn.now) {
             self.step(Input::Read(ReadContext(context)), turn);
             self.absorb(turn);
         }
@@ -333,6 +330,7 @@ impl Replica {
             "replica is damaged, rebuilding from peers"
         );
         self.condition = Condition::Rebuilding { reason };
+        self.reads.forget_age();
         self.incoming = None;
         self.step(Input::Damaged, turn);
         self.absorb(turn);
@@ -342,6 +340,7 @@ impl Replica {
     pub(crate) fn state_lost(&mut self, reason: String, turn: &mut Turn) {
         tracing::warn!(shard = self.shard().0, reason, "replica waits for another snapshot");
         self.condition = Condition::Rebuilding { reason };
+        self.reads.forget_age();
         self.step(Input::StateLost, turn);
         self.absorb(turn);
     }

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use atoll_base::{Code, Epoch, Failure, NodeId};
 use atoll_coord::{AnswerBody, Consistency, FollowerStatus, ReplicaStatus, Request, RequestBody};
-use atoll_machine::{AcquireOp, KeyEnd, LeaseOp, LockOp, Op, TxnOp, TxnStep};
+use atoll_machine::{AcquireOp, KeyEnd, LeaseOp, LockOp, Op, PutOp, TxnOp, TxnStep};
 use atoll_raft::progress::SendState;
-use atoll_raft::{Body, Input, Member, Message};
+use atoll_raft::{Input, Member, Message};
 
 use crate::ask::Ask;
 use crate::leases::Question;
@@ -21,14 +21,6 @@ use crate::turn::Turn;
 impl Replica {
     /// A message of the group's protocol.
     pub(crate) fn on_raft(&mut self, message: Message, turn: &mut Turn) {
-        let core = self.group.core();
-        let from_leader = core.leader() == Some(message.from);
-        if from_leader
-            && let Body::Append { commit, .. } | Body::Heartbeat { commit, .. } = &message.body
-            && *commit <= self.applied
-        {
-            self.fresh_at = turn.now;
-        }
         self.step(Input::Message(message), turn);
         self.absorb(turn);
     }
@@ -117,7 +109,9 @@ impl Replica {
         let max = turn.config.limits.requests_per_shard_max;
         let waiting = self.writes.len().max(self.reads.len());
         if waiting >= max {
-            let text = format!("shard {shard} has {waiting} calls waiting, limit {max}");
+            let text = format!(
+                "shard {shard} has {waiting} calls waiting, limit {max} (calls_per_shard_max)"
+            );
             return Err(Failure::new(Code::Overloaded, text));
         }
         Ok(())
@@ -158,12 +152,19 @@ impl Replica {
         match op {
             Op::Put(put) => {
                 self.check_range(&put.key, &KeyEnd::Single)?;
-                let limits = &turn.config.limits.machine;
-                limit("key", put.key.len(), limits.key_bytes_max)?;
-                limit("value", put.value.len(), limits.value_bytes_max)
+                check_pair(put, turn)
             }
             Op::Delete(delete) => self.check_range(&delete.key, &delete.end),
-            Op::Txn(txn) => self.check_txn(txn, turn),
+            Op::Txn(txn) => {
+                limit(
+                    "transaction",
+                    "compares and steps",
+                    parts(txn),
+                    turn.config.limits.txn_parts_max,
+                    "txn_parts_max",
+                )?;
+                self.check_txn(txn, turn)
+            }
             Op::Lease(LeaseOp::Expire { .. })
             | Op::Lock(LockOp::ExpireWait { .. } | LockOp::EndDelay { .. }) => {
                 // From anybody but the leader that counted it would end what lives (trap T28).
@@ -193,13 +194,11 @@ impl Replica {
         for compare in &txn.compares {
             self.check_range(&compare.key, &compare.end)?;
         }
-        let limits = &turn.config.limits.machine;
         for step in txn.then.iter().chain(&txn.otherwise) {
             match step {
                 TxnStep::Put(put) => {
                     self.check_range(&put.key, &KeyEnd::Single)?;
-                    limit("key", put.key.len(), limits.key_bytes_max)?;
-                    limit("value", put.value.len(), limits.value_bytes_max)?;
+                    check_pair(put, turn)?;
                 }
                 TxnStep::Delete(delete) => self.check_range(&delete.key, &delete.end)?,
                 TxnStep::Range(query) => self.check_range(&query.start, &query.end)?,
@@ -224,30 +223,21 @@ impl Replica {
             self.reads.push(ask, what);
             return;
         };
-        let staleness = self.staleness(turn);
-        if let Some(max) = max
-            && staleness > max
-        {
-            atoll_base::reached!("a stale read was refused for its age");
-            let text = format!(
-                "replica of shard {} may be {} ms old, limit {} ms",
-                self.shard(),
-                staleness.as_millis(),
-                max.as_millis()
-            );
-            let leader = self.group.core().leader();
-            turn.refuse(ask, Failure::new(Code::NotLeader, text).with_leader(leader));
+        let age = self.reads.age(turn.now);
+        if max.is_some_and(|max| age.is_none_or(|age| age > max)) {
+            atoll_base::reached!("a stale read was too old and asked for a confirmation");
+            // Confirmed anew it is as good as a linearizable one, and refused where that can't be.
+            self.reads.push(ask, what);
             return;
         }
+        if age.is_none_or(|age| age > turn.config.raft.heartbeat_interval) {
+            self.reads.want_news();
+        }
         if let Condition::Serving(machine) = &self.condition {
-            let body = read(ask, machine, &mut self.leases, what, staleness, turn);
+            let age = age.unwrap_or(Duration::MAX);
+            let body = read(ask, machine, &mut self.leases, what, age, turn);
             turn.answers.push(ask.answer(body));
         }
-    }
-
-    /// How old this replica's state may be: the time since it was last known to be complete.
-    fn staleness(&self, turn: &Turn) -> Duration {
-        if self.leads() { Duration::ZERO } else { turn.now.since(self.fresh_at) }
     }
 
     /// This replica as its node sees it.
@@ -304,9 +294,27 @@ fn names_nobody(op: &Op) -> bool {
     id.is_some_and(|id| id.0 == 0)
 }
 
-fn limit(what: &str, length: usize, max: u64) -> Result<(), Failure> {
-    if length as u64 <= max {
+fn check_pair(put: &PutOp, turn: &Turn) -> Result<(), Failure> {
+    let limits = &turn.config.limits;
+    let (key, value) = (put.key.len() as u64, put.value.len() as u64);
+    limit("key", "bytes", key, limits.key_bytes_max, "key_bytes_max")?;
+    limit("value", "bytes", value, limits.value_bytes_max, "value_bytes_max")
+}
+
+/// Compares and steps of a transaction, nested ones included.
+fn parts(txn: &TxnOp) -> u64 {
+    let steps = txn.then.iter().chain(&txn.otherwise);
+    let inner = steps.map(|step| match step {
+        TxnStep::Txn(inner) => 1 + parts(inner),
+        _ => 1,
+    });
+    txn.compares.len() as u64 + inner.sum::<u64>()
+}
+
+fn limit(what: &str, unit: &str, has: u64, max: u64, setting: &str) -> Result<(), Failure> {
+    if has <= max {
         return Ok(());
     }
-    Err(Failure::new(Code::TooLarge, format!("{what} has {length} bytes, limit {max}")))
+    let text = format!("{what} has {has} {unit}, limit {max} ({setting})");
+    Err(Failure::new(Code::TooLarge, text))
 }

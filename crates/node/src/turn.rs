@@ -1,6 +1,7 @@
 //! What the replicas of a lane share during one turn.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use atoll_base::{Failure, Time, Timestamp};
 use atoll_coord::{Answer, AnswerBody};
@@ -25,6 +26,8 @@ pub(crate) struct Turn {
     pub(crate) answers: Vec<Answer>,
     /// Answers that wait until `applied` is in the engine.
     pub(crate) held: Vec<Answer>,
+    /// How long each of the leader's entries that was applied took from its proposal to that turn.
+    pub(crate) replicated: Vec<Duration>,
     /// The catalog's changes, from shard 1.
     pub(crate) catalog: Vec<Event>,
     /// Why new writes are refused, while the disk is (nearly) full.
@@ -42,6 +45,7 @@ impl Turn {
             applied: WriteBatch::new(),
             answers: Vec::new(),
             held: Vec::new(),
+            replicated: Vec::new(),
             catalog: Vec::new(),
             disk_full: None,
         }

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use atoll_base::{Code, Failure, LogIndex, NodeId, Revision, Term};
+use atoll_base::{Code, Failure, LogIndex, NodeId, Revision, Term, Time};
 use atoll_coord::AnswerBody;
 use atoll_machine::{BatchWriter, Command, LockReply, Op, Reply};
 use bytes::Bytes;
@@ -20,6 +20,7 @@ use crate::turn::Turn;
 struct Pending {
     term: Term,
     index: LogIndex,
+    proposed_at: Time,
     asks: Vec<Ask>,
 }
 
@@ -85,9 +86,15 @@ impl Writes {
     }
 
     /// The proposal stands in the log from `first` on.
-    pub(crate) fn appended(&mut self, proposal: Vec<Vec<Ask>>, term: Term, first: LogIndex) {
+    pub(crate) fn appended(
+        &mut self,
+        proposal: Vec<Vec<Ask>>,
+        (term, first): (Term, LogIndex),
+        proposed_at: Time,
+    ) {
         for (offset, asks) in proposal.into_iter().enumerate() {
-            self.pending.push_back(Pending { term, index: first.plus(offset as u64), asks });
+            let index = first.plus(offset as u64);
+            self.pending.push_back(Pending { term, index, proposed_at, asks });
         }
     }
 
@@ -109,6 +116,7 @@ impl Writes {
             let front = self.pending.pop_front().expect("it was just seen");
             self.count -= front.asks.len();
             if front.index == index && front.term == term {
+                turn.replicated.push(turn.now.since(front.proposed_at));
                 return front.asks;
             }
             atoll_base::reached!("a proposed entry was replaced by another leader's");

@@ -69,7 +69,7 @@ pub const ALL: &[&str] = &[
     "a snapshot was offered that is here already",
     "a snapshot's sender no longer had it",
     "a snapshot's sending was given up",
-    "a stale read was refused for its age",
+    "a stale read was too old and asked for a confirmation",
     "a successor campaigned because it was told to",
     "a torn tail was cut",
     "a transfer of leadership took too long",

@@ -38,11 +38,15 @@ pub struct Node {
     view: Catalog,
 }
 
+/// Whether a message from one node to another gets lost.
+pub type Loses = Box<dyn Fn(NodeId, NodeId, &atoll_replica::PeerMessage) -> bool>;
+
 pub struct Cluster {
     pub nodes: BTreeMap<NodeId, Node>,
     pub now: Time,
     /// Nodes that hear nobody and nobody hears.
     pub cut: BTreeSet<NodeId>,
+    pub loses: Loses,
     answers: Vec<Answer>,
     next_call: u64,
     upkeep: Upkeep,
@@ -59,6 +63,7 @@ impl Cluster {
             nodes: BTreeMap::new(),
             now: Time::from_millis(1),
             cut: BTreeSet::new(),
+            loses: Box::new(|_, _, _| false),
             answers: Vec::new(),
             next_call: 0,
             upkeep,
@@ -180,7 +185,8 @@ impl Cluster {
             }
         }
         self.tell_outsiders();
-        for (from, to, messages) in mail {
+        for (from, to, mut messages) in mail {
+            messages.retain(|m| !(self.loses)(from, to, m));
             let lost = self.cut.contains(&from) || self.cut.contains(&to);
             if let Some(node) = self.nodes.get_mut(&to).filter(|n| n.is_up && !lost) {
                 node.inputs.push(Input::Peer { from, messages });

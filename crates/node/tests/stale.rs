@@ -1,0 +1,119 @@
+//! Stale reads say how old they are at most, and never less: a follower that is cut off, one that
+//! hears its leader and lacks entries, and a leader that was replaced and does not know it.
+
+#![allow(clippy::unwrap_used, reason = "a test stops where it is surprised")]
+
+mod lanes;
+
+use std::time::Duration;
+
+use atoll_base::{Code, Happened, NodeId};
+use atoll_coord::{AnswerBody, Consistency, RequestBody};
+use atoll_node::Upkeep;
+use atoll_raft::Body;
+use atoll_replica::PeerBody;
+use bytes::Bytes;
+use lanes::{Cluster, DATA, SECOND};
+
+const MOMENT: Duration = Duration::from_millis(300);
+
+fn read(max: Option<Duration>) -> RequestBody {
+    let consistency = Consistency::Stale { max };
+    RequestBody::Get { key: Bytes::from_static(b"k"), at: None, consistency }
+}
+
+/// The value that a node has, and how old it may be.
+fn stale(cluster: &mut Cluster, node: NodeId) -> (Bytes, Duration) {
+    match cluster.ask(node, DATA, read(None)).unwrap() {
+        AnswerBody::Get { kv, staleness, .. } => (kv.unwrap().value, staleness),
+        other => panic!("get answered {other:?}"),
+    }
+}
+
+/// A cluster in which `k` is 1 everywhere, its leader, and a follower whose age is known.
+fn scene() -> (Cluster, NodeId, NodeId) {
+    let mut cluster = Cluster::new(3, Upkeep::default());
+    cluster.put(DATA, "k", "1");
+    cluster.run(MOMENT);
+    let leader = cluster.leader(DATA);
+    let follower = *cluster.nodes.keys().find(|id| **id != leader).unwrap();
+    for node in [leader, follower] {
+        let (_, first) = stale(&mut cluster, node);
+        cluster.run(MOMENT);
+        let (value, age) = stale(&mut cluster, node);
+        assert_eq!(value, "1");
+        assert!(age <= 2 * MOMENT && age < first, "node {node}: {age:?} after {first:?}");
+        cluster.run(MOMENT);
+    }
+    (cluster, leader, follower)
+}
+
+#[test]
+fn a_follower_that_is_cut_off_gets_older_and_refuses_what_wants_it_younger() {
+    let (mut cluster, _, follower) = scene();
+    let since = cluster.now;
+    cluster.cut.insert(follower);
+    for _ in 0..5 {
+        cluster.run(SECOND);
+        let (value, age) = stale(&mut cluster, follower);
+        assert_eq!(value, "1");
+        assert!(age >= cluster.now.since(since), "{age:?} is less than since it was cut off");
+    }
+    let failure = cluster.ask(follower, DATA, read(Some(SECOND))).unwrap_err();
+    assert_eq!(failure.happened, Happened::No, "{failure}");
+    assert!(
+        matches!(failure.code, Code::NotLeader | Code::NoLeader | Code::DeadlineExceeded),
+        "{failure}"
+    );
+    cluster.cut.clear();
+    cluster.run(3 * SECOND);
+    match cluster.ask(follower, DATA, read(Some(SECOND))).unwrap() {
+        AnswerBody::Get { staleness, .. } => assert!(staleness <= SECOND, "{staleness:?}"),
+        other => panic!("get answered {other:?}"),
+    }
+}
+
+#[test]
+fn to_hear_the_leader_is_not_to_have_what_it_has() {
+    let (mut cluster, _, follower) = scene();
+    cluster.loses = Box::new(move |_, to, message| {
+        let is_append = matches!(&message.body, PeerBody::Raft(m)
+            if matches!(&m.body, Body::Append { entries, .. } if !entries.is_empty()));
+        to == follower && message.shard == DATA && is_append
+    });
+    cluster.put(DATA, "k", "2");
+    let acknowledged = cluster.now;
+    for _ in 0..4 {
+        cluster.run(SECOND);
+        let (value, age) = stale(&mut cluster, follower);
+        assert_eq!(value, "1", "it can't have what it was not sent");
+        let least = cluster.now.since(acknowledged);
+        assert!(age >= least, "it says {age:?}, and lacks what is {least:?} old");
+    }
+    cluster.ask(follower, DATA, read(Some(SECOND))).expect_err("it is older than that");
+    cluster.loses = Box::new(|_, _, _| false);
+    cluster.run(3 * SECOND);
+    // The first read says what was known, and asks; the next one knows.
+    stale(&mut cluster, follower);
+    cluster.run(MOMENT);
+    let (value, age) = stale(&mut cluster, follower);
+    assert_eq!(value, "2");
+    assert!(age <= 2 * MOMENT, "{age:?}");
+}
+
+#[test]
+fn a_leader_that_is_cut_off_does_not_take_its_state_for_the_newest() {
+    let (mut cluster, leader, _) = scene();
+    let since = cluster.now;
+    cluster.cut.insert(leader);
+    for _ in 0..20 {
+        cluster.run(Duration::from_millis(100));
+        let (value, age) = stale(&mut cluster, leader);
+        assert_eq!(value, "1");
+        assert!(age >= cluster.now.since(since), "{age:?} is less than since it was cut off");
+    }
+    cluster.put(DATA, "k", "2");
+    let (value, age) = stale(&mut cluster, leader);
+    assert_eq!(value, "1");
+    assert!(age >= cluster.now.since(since), "{age:?}");
+}
