@@ -73,20 +73,16 @@ impl Target for Atoll {
     }
 
     async fn start(&mut self, folder: &Path) -> Result<()> {
-        for node in 0..NODES {
-            let log = folder.join(format!("n{node}.log"));
-            let server = Server::start(&mut self.command(node, folder), &log)?;
-            self.servers.push(server);
-        }
+        let commands = (0..NODES).map(|node| self.command(node, folder)).collect();
         let ports = &self.ports;
-        target::wait_until_ready(&mut self.servers, async || {
+        self.servers = target::start_all(commands, folder, async || {
             for [client, ..] in ports {
-                let mut client = connect(&[*client]).await?;
-                target::Client::get(&mut client, Bytes::from_static(b"probe")).await?;
+                target::probe(connect(&[*client]).await?).await?;
             }
             Ok(())
         })
-        .await
+        .await?;
+        Ok(())
     }
 
     async fn stop(&mut self) -> Result<()> {

@@ -6,24 +6,14 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use atoll_transport::stub::etcdserverpb::kv_client::KvClient;
+use atoll_transport::stub::etcdserverpb::maintenance_client::MaintenanceClient;
+use atoll_wire::etcd::etcdserverpb as proto;
 use bytes::Bytes;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::process::{self, Server};
 use crate::target::{self, Route, Target};
-use proto::kv_client::KvClient;
-use proto::maintenance_client::MaintenanceClient;
-
-/// etcd's wire, as far as it is called here.
-mod proto {
-    #![allow(clippy::all, missing_docs, unreachable_pub, reason = "generated")]
-    tonic::include_proto!("etcdserverpb");
-}
-mod mvccpb {
-    #![allow(clippy::all, missing_docs, unreachable_pub, reason = "generated")]
-    tonic::include_proto!("mvccpb");
-}
-
 const MEMBERS: usize = 3;
 /// How long one operation may take.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
@@ -81,7 +71,8 @@ async fn leader(ports: &[u16]) -> Result<usize> {
     let mut leader = None;
     for (member, port) in ports.iter().enumerate() {
         let channel = endpoint(*port)?.connect().await?;
-        let status = MaintenanceClient::new(channel).status(proto::StatusRequest {}).await?;
+        let status =
+            MaintenanceClient::new(channel).status(proto::StatusRequest::default()).await?;
         let status = status.into_inner();
         ensure!(status.leader != 0, "member {member} knows no leader");
         if status.header.is_some_and(|header| header.member_id == status.leader) {
@@ -99,21 +90,18 @@ impl Target for Etcd {
     }
 
     async fn start(&mut self, folder: &Path) -> Result<()> {
-        for member in 0..MEMBERS {
-            let log = folder.join(format!("m{member}.log"));
-            let server = Server::start(&mut self.command(member, folder), &log)?;
-            self.servers.push(server);
-        }
+        let commands = (0..MEMBERS).map(|member| self.command(member, folder)).collect();
         let ports = &self.client_ports;
-        target::wait_until_ready(&mut self.servers, async || {
+        self.servers = target::start_all(commands, folder, async || {
             leader(ports).await?;
             for port in ports {
-                let mut client = Client { kv: KvClient::new(endpoint(*port)?.connect().await?) };
-                target::Client::get(&mut client, Bytes::from_static(b"probe")).await?;
+                target::probe(Client { kv: KvClient::new(endpoint(*port)?.connect().await?) })
+                    .await?;
             }
             Ok(())
         })
-        .await
+        .await?;
+        Ok(())
     }
 
     async fn stop(&mut self) -> Result<()> {
@@ -174,7 +162,10 @@ impl target::Client for Client {
         let op = |pair| proto::RequestOp {
             request: Some(proto::request_op::Request::RequestPut(put_request(pair))),
         };
-        let request = proto::TxnRequest { success: pairs.into_iter().map(op).collect() };
+        let request = proto::TxnRequest {
+            success: pairs.into_iter().map(op).collect(),
+            ..Default::default()
+        };
         let done = self.kv.txn(request).await?.into_inner();
         ensure!(done.succeeded, "a transaction without conditions did not succeed");
         Ok(())
@@ -203,7 +194,7 @@ impl target::Client for Client {
 }
 
 fn put_request((key, value): (Bytes, Bytes)) -> proto::PutRequest {
-    proto::PutRequest { key, value, lease: 0 }
+    proto::PutRequest { key, value, ..Default::default() }
 }
 
 fn endpoint(port: u16) -> Result<Endpoint> {

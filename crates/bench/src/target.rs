@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::ops::Range;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -81,20 +82,32 @@ pub(crate) trait Client: Clone + 'static {
     fn page(&mut self, from: Bytes, count: u64) -> impl Future<Output = Result<usize>>;
 }
 
-/// Asks until the answer is good; fails when a server ends or all take too long.
-pub(crate) async fn wait_until_ready(
-    servers: &mut [Server],
+/// Starts a server per command, each with its log in `folder`, and asks until the answer is good.
+/// Fails when a server ends or all take too long.
+pub(crate) async fn start_all(
+    commands: Vec<Command>,
+    folder: &Path,
     ask: impl AsyncFn() -> Result<()>,
-) -> Result<()> {
+) -> Result<Vec<Server>> {
+    let mut servers = Vec::new();
+    for (number, mut command) in commands.into_iter().enumerate() {
+        servers.push(Server::start(&mut command, &folder.join(format!("server-{number}.log")))?);
+    }
     let deadline = Instant::now() + START_MAX;
     loop {
-        for server in &mut *servers {
+        for server in &mut servers {
             server.check()?;
         }
-        let Err(error) = ask().await else { return Ok(()) };
+        let Err(error) = ask().await else { return Ok(servers) };
         if Instant::now() > deadline {
             bail!("the servers did not answer within {} s: {error:#}", START_MAX.as_secs());
         }
         tokio::time::sleep(START_POLL).await;
     }
+}
+
+/// Reads something, whether it is there or not.
+pub(crate) async fn probe(mut client: impl Client) -> Result<()> {
+    client.get(Bytes::from_static(b"probe")).await?;
+    Ok(())
 }
