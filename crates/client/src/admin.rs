@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use atoll_base::{Code, Failure, NodeId, Revision, ShardId};
+use atoll_base::{Code, Failure, Happened, NodeId, Revision, ShardId};
 use atoll_coord::catalog::{Catalog, KeyspaceRecord, NodeRecord};
 use atoll_coord::plan::{self, KeyspaceSpec};
 use atoll_coord::{AnswerBody, Descriptor, ReplicaStatus, RequestBody};
@@ -45,6 +45,35 @@ pub struct NodeStatus {
     pub node: NodeRecord,
     /// Its replicas, by shard; or why it could not be asked.
     pub replicas: Result<Vec<ReplicaStatus>, Failure>,
+    /// What it says of itself, or why it could not be asked.
+    pub facts: Result<NodeFacts, Failure>,
+}
+
+/// What only a node knows of itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NodeFacts {
+    /// Its build.
+    pub version: String,
+    /// Since it was started.
+    pub uptime: Duration,
+    /// Bytes of its engine and log on disk.
+    pub disk_used_bytes: u64,
+    /// Bytes that its disk has left.
+    pub disk_free_bytes: u64,
+    /// Its resident memory.
+    pub memory_bytes: u64,
+}
+
+impl ClusterStatus {
+    /// How many committed entries a replica has not applied, as far as the leader of its shard
+    /// tells; `None` where nobody says that it leads.
+    #[must_use]
+    pub fn lag(&self, replica: &ReplicaStatus) -> Option<u64> {
+        let all = self.nodes.iter().filter_map(|n| n.replicas.as_ref().ok()).flatten();
+        let leads = all.filter(|r| r.shard == replica.shard && r.state == "leader");
+        let leader = leads.max_by_key(|r| r.term)?;
+        Some(leader.commit_index.0.saturating_sub(replica.applied_index.0))
+    }
 }
 
 impl Client {
@@ -116,11 +145,17 @@ impl Client {
         let mut asking = JoinSet::new();
         for node in catalog.nodes() {
             let (client, node) = (self.clone(), node.clone());
-            let has = |d: &&Descriptor| !d.dropped && d.members.iter().any(|m| m.node == node.id);
-            let shards: Vec<ShardId> = catalog.descriptors().filter(has).map(|d| d.shard).collect();
+            let shards = shards_of(catalog, node.id);
             asking.spawn(async move {
-                let replicas = client.node_status(node.id, shards).await;
-                NodeStatus { node, replicas }
+                let links = client.inner().links.clone();
+                let facts = links.facts(&node.client_address);
+                let facts = tokio::time::timeout(STATUS_TIMEOUT, facts);
+                let (replicas, facts) = tokio::join!(client.node_status(node.id, shards), facts);
+                let facts = facts.unwrap_or_else(|_| {
+                    let text = format!("node {} said nothing within {STATUS_TIMEOUT:?}", node.id);
+                    Err(Failure::new(Code::DeadlineExceeded, text).with_happened(Happened::No))
+                });
+                NodeStatus { node, replicas, facts }
             });
         }
         let mut nodes: Vec<NodeStatus> = Vec::new();
@@ -129,6 +164,16 @@ impl Client {
         }
         nodes.sort_by_key(|n| n.node.id);
         Ok(ClusterStatus { cluster_id, nodes })
+    }
+
+    /// How one node's replicas are, by shard.
+    ///
+    /// # Errors
+    /// When it could not be asked within two seconds.
+    pub async fn replicas_of(&self, node: NodeId) -> Result<Vec<ReplicaStatus>, Failure> {
+        self.ready().await?;
+        let shards = shards_of(&self.inner().map.load().catalog, node);
+        self.node_status(node, shards).await
     }
 
     async fn node_status(
@@ -184,6 +229,12 @@ impl Client {
     async fn wait_for_catalog(&self, revision: Revision, deadline: Instant) {
         wait_for_revision(self.inner(), self.inner().outcome.clone(), revision, deadline).await;
     }
+}
+
+/// The shards of which `node` is to have a replica.
+fn shards_of(catalog: &Catalog, node: NodeId) -> Vec<ShardId> {
+    let has = |d: &&Descriptor| !d.dropped && d.members.iter().any(|m| m.node == node);
+    catalog.descriptors().filter(has).map(|d| d.shard).collect()
 }
 
 pub(crate) fn too_many_plans() -> Failure {

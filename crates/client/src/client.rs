@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use atoll_base::Failure;
+use atoll_base::{Failure, ShardId};
+use atoll_coord::{AnswerBody, RequestBody};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::call::Inner;
+use crate::admin::NodeFacts;
+use crate::call::{Inner, Where};
 use crate::follow::Follower;
 use crate::hold::Heart;
-use crate::link::{Link, Links, RemoteLinks};
+use crate::link::{BoxFuture, Link, Links, RemoteLinks};
 use crate::map::{NodeSessions, Outcome};
 use crate::options::Options;
 
@@ -179,6 +181,21 @@ impl Client {
             Failure::new(atoll_base::Code::Unreachable, text)
         }))
     }
+
+    /// Asks whoever leads a shard something that changes nothing, within [`Options::timeout`]. For
+    /// gateways that pass on what they were asked; others use [`Keyspace`](crate::Keyspace).
+    /// Cancel safe: yes.
+    ///
+    /// # Errors
+    /// What the shard says, or why it could not be asked in time.
+    pub async fn ask_leader(
+        &self,
+        shard: ShardId,
+        question: RequestBody,
+    ) -> Result<AnswerBody, Failure> {
+        let deadline = self.default_deadline();
+        Ok(self.inner().read(Where::Shard(shard), question, deadline).await?.1)
+    }
 }
 
 /// Local links first.
@@ -193,5 +210,9 @@ impl Links for Overlay {
             Some(link) => Ok(Arc::clone(link)),
             None => self.remote.link(address),
         }
+    }
+
+    fn facts<'a>(&'a self, address: &'a str) -> BoxFuture<'a, Result<NodeFacts, Failure>> {
+        self.remote.facts(address)
     }
 }

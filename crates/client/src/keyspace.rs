@@ -58,7 +58,8 @@ pub struct Read {
     pub shard: ShardId,
     /// Its revision.
     pub revision: Revision,
-    /// At most so old; zero for linearizable reads.
+    /// At most so old, counted to when the answer was made; zero for linearizable reads. Centuries
+    /// where the replica has not yet heard how old its state is.
     pub staleness: Duration,
 }
 
@@ -196,7 +197,8 @@ impl Keyspace {
     }
 
     /// Reads a key from any replica, if it is sure to be at most `age` old; without `age`, however
-    /// old it is. The answer says how old it may be.
+    /// old it is. The answer says how old it may be. A replica that is not sure asks its leader once
+    /// more before it refuses.
     ///
     /// # Errors
     /// As [`Keyspace::get`], and a retryable refusal while no replica is fresh enough.

@@ -63,7 +63,7 @@ mod session;
 mod txn;
 mod watch;
 
-pub use admin::{ClusterStatus, KeyspaceInfo, NodeStatus};
+pub use admin::{ClusterStatus, KeyspaceInfo, NodeFacts, NodeStatus};
 pub use atoll_base::{
     Code, Failure, Happened, KeyspaceId, LeaseId, NodeId, Retry, Revision, ShardId,
 };

@@ -8,12 +8,14 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use atoll_base::{Epoch, Failure, ShardId};
+use atoll_base::{Code, Epoch, Failure, ShardId};
 use atoll_coord::{AnswerBody, RequestBody};
 use tokio::time::Instant;
 
 pub use local::{LocalLink, Port};
 pub use remote::{RemoteLink, RemoteLinks};
+
+use crate::admin::NodeFacts;
 
 /// A boxed future. Links are asked once per batch, so that the allocation is shared by many calls.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -80,4 +82,10 @@ pub trait Links: Send + Sync + 'static {
     /// # Errors
     /// `InvalidArgument` for an address that cannot be one.
     fn link(&self, address: &str) -> Result<Arc<dyn Link>, Failure>;
+
+    /// What the node at `address` says of itself; links that carry calls only can't tell.
+    fn facts<'a>(&'a self, address: &'a str) -> BoxFuture<'a, Result<NodeFacts, Failure>> {
+        let text = format!("the link to {address} carries calls only");
+        Box::pin(async { Err(Failure::new(Code::Unsupported, text)) })
+    }
 }

@@ -41,6 +41,7 @@ pub struct Scan {
     direction: Direction,
     left: Option<u64>,
     page_keys: u64,
+    page_bytes: Option<u64>,
     values: Values,
     consistency: Consistency,
     at: Option<Revision>,
@@ -84,6 +85,7 @@ impl Scan {
             direction: Direction::Forward,
             left: None,
             page_keys: PAGE_KEYS,
+            page_bytes: None,
             values: Values::Read,
             consistency: Consistency::Linearizable,
             at: None,
@@ -110,6 +112,21 @@ impl Scan {
     #[must_use]
     pub fn page_keys(mut self, keys: u64) -> Self {
         self.page_keys = keys.max(1);
+        self
+    }
+
+    /// A page ends once it holds so many bytes of keys and values; the node's own limit counts where
+    /// it is smaller. A page has one key at least.
+    #[must_use]
+    pub fn page_bytes(mut self, bytes: u64) -> Self {
+        self.page_bytes = Some(bytes);
+        self
+    }
+
+    /// Reads the shard that `other` read last at the revision at which that did.
+    #[must_use]
+    pub fn in_view_of(mut self, other: &Self) -> Self {
+        self.pinned = other.pinned;
         self
     }
 
@@ -242,6 +259,7 @@ impl Scan {
         RangeQuery {
             direction: self.direction,
             at: pinned.or(self.at),
+            bytes_max: self.page_bytes,
             keys_only: self.values == Values::Omit,
             ..RangeQuery::new(part.start().clone(), part.key_end())
         }

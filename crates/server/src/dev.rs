@@ -50,16 +50,24 @@ pub(crate) fn run(args: &DevArgs) -> anyhow::Result<ExitCode> {
     start_logging(&defaults(&args.log)?)?;
     runtime(0)?.block_on(async {
         let nodes = start_all(args, folder).await?;
+        if let Some(why) = wait_ready(&nodes).await {
+            stop_all(nodes).await;
+            bail!(why);
+        }
         tell(&nodes, folder, temporary.is_some());
         stop_signal().await?;
         println!("stopping");
-        let mut stopping = tokio::task::JoinSet::new();
-        for node in nodes {
-            stopping.spawn(node.stop());
-        }
-        stopping.join_all().await;
+        stop_all(nodes).await;
         Ok(ExitCode::SUCCESS)
     })
+}
+
+async fn stop_all(nodes: Vec<Instance>) {
+    let mut stopping = tokio::task::JoinSet::new();
+    for node in nodes {
+        stopping.spawn(node.stop());
+    }
+    stopping.join_all().await;
 }
 
 /// A node's default settings, but for small sizes: several nodes share this machine.
@@ -117,16 +125,19 @@ async fn start_all(args: &DevArgs, folder: &Path) -> anyhow::Result<Vec<Instance
         let node = Instance::start(&config, listeners).await;
         nodes.push(node.with_context(|| format!("node {id} can't start"))?);
     }
-    wait_ready(&nodes).await;
     Ok(nodes)
 }
 
-/// Waits until the cluster is founded and led everywhere.
-async fn wait_ready(nodes: &[Instance]) {
+/// Waits until the cluster is founded and led everywhere; gives the reason where that can't be.
+async fn wait_ready(nodes: &[Instance]) -> Option<String> {
     for node in nodes {
         let mut readiness = node.hub().catalog.readiness();
-        let _ = readiness.wait_for(|r| r.is_founded && r.has_leader).await;
+        tokio::select! {
+            _ = readiness.wait_for(|r| r.is_founded && r.has_leader) => {}
+            why = node.is_doomed() => return Some(why),
+        }
     }
+    None
 }
 
 fn tell(nodes: &[Instance], folder: &Path, is_temporary: bool) {

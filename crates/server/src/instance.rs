@@ -95,6 +95,11 @@ impl Instance {
         self.node.hub()
     }
 
+    /// Ready with the reason when the node can't go on and must be stopped.
+    pub(crate) async fn is_doomed(&self) -> String {
+        self.node.hub().is_doomed().await
+    }
+
     /// Stops the node, in the order of `drive`'s essay.
     pub(crate) async fn stop(self) {
         self.following.abort();

@@ -22,6 +22,8 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// Runs until it is aborted.
 pub(crate) async fn follow(config: NodeConfig, hub: Arc<Hub>) {
+    // Whoever must not vote must not have replicas, so it must not hear where they belong either.
+    hub.may_take_part().await;
     let mut readiness = hub.catalog.readiness();
     loop {
         if readiness.wait_for(|r| !hears(r)).await.is_err() {

@@ -44,10 +44,18 @@ pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     start_logging(&config)?;
     runtime(config.worker_threads)?.block_on(async {
         let node = start(config).await?;
-        let signal = stop_signal().await?;
-        tracing::info!(signal, "stopping");
+        let doom = tokio::select! {
+            signal = stop_signal() => {
+                tracing::info!(signal = signal?, "stopping");
+                None
+            }
+            why = node.is_doomed() => Some(why),
+        };
         node.stop().await;
-        tracing::info!("stopped");
+        match doom {
+            Some(why) => anyhow::bail!(why),
+            None => tracing::info!("stopped"),
+        }
         Ok(ExitCode::SUCCESS)
     })
 }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Sleep;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::{Connected, TcpConnectInfo};
@@ -23,6 +24,10 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// How a question of HTTP/1 begins.
 const GET: &[u8] = b"GET ";
+/// How long a connection by HTTP/1 may live: who asks for longer connects again.
+const GET_LIFE_MAX: Duration = Duration::from_secs(60);
+/// When first words that came in part are looked at again.
+const PEEK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Bounds of one listener.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,9 +49,28 @@ pub enum Spoken {
     Http2AndGet,
 }
 
+/// What a connection said first.
+enum Begun {
+    /// HTTP/2: from here on keep-alive sees who is silent.
+    Http2,
+    /// GET by HTTP/1.
+    Get,
+    /// Too little to tell.
+    Something,
+}
+
 impl Spoken {
-    fn may_begin(self, bytes: &[u8]) -> bool {
-        PREFACE.starts_with(bytes) || (self == Self::Http2AndGet && GET.starts_with(bytes))
+    /// What these first bytes begin; `None` for what is not spoken.
+    fn begun_by(self, bytes: &[u8]) -> Option<Begun> {
+        let gets = self == Self::Http2AndGet;
+        if PREFACE == bytes {
+            return Some(Begun::Http2);
+        }
+        if gets && bytes.starts_with(GET) {
+            return Some(Begun::Get);
+        }
+        let may_be = PREFACE.starts_with(bytes) || (gets && GET.starts_with(bytes));
+        (may_be && !bytes.is_empty()).then_some(Begun::Something)
     }
 }
 
@@ -64,6 +88,8 @@ impl Default for AcceptLimits {
 #[derive(Debug)]
 pub struct Accepted {
     stream: TcpStream,
+    /// When a connection that no keep-alive watches is hung up on.
+    ends: Option<Pin<Box<Sleep>>>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -110,23 +136,33 @@ async fn accept_all(
         let tx = tx.clone();
         tokio::spawn(async move {
             let greeting = greeting(&stream, limits.spoken);
-            if let Ok(Ok(())) = tokio::time::timeout(limits.greeting_timeout, greeting).await {
-                let _ = tx.send(Ok(Accepted { stream, _permit: permit })).await;
+            let greeted = tokio::time::timeout(limits.greeting_timeout, greeting).await;
+            if let Ok(Ok(is_get)) = greeted {
+                let ends = is_get.then(|| Box::pin(tokio::time::sleep(GET_LIFE_MAX)));
+                let _ = tx.send(Ok(Accepted { stream, ends, _permit: permit })).await;
             }
         });
     }
 }
 
-/// Ready when the first bytes have come and are those of a protocol that is spoken; they stay
-/// unread.
-async fn greeting(stream: &TcpStream, spoken: Spoken) -> io::Result<()> {
+/// Ready when the first words have come whole and are those of a protocol that is spoken; they stay
+/// unread. True for a GET by HTTP/1.
+async fn greeting(stream: &TcpStream, spoken: Spoken) -> io::Result<bool> {
     stream.set_nodelay(true)?;
-    let mut first = [0; 4];
-    let n = stream.peek(&mut first).await?;
-    if n == 0 || !spoken.may_begin(&first[..n]) {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "not an HTTP/2 connection"));
+    let mut first = [0; PREFACE.len()];
+    loop {
+        let n = stream.peek(&mut first).await?;
+        match spoken.begun_by(&first[..n]) {
+            Some(Begun::Http2) => return Ok(false),
+            Some(Begun::Get) => return Ok(true),
+            // A socket with unread bytes is always ready: there is nothing else to wait for.
+            Some(Begun::Something) => tokio::time::sleep(PEEK_AGAIN).await,
+            None => {
+                let text = "not an HTTP/2 connection";
+                return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+            }
+        }
     }
-    Ok(())
 }
 
 impl Connected for Accepted {
@@ -143,6 +179,11 @@ impl AsyncRead for Accepted {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Some(ends) = &mut self.ends
+            && ends.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
@@ -174,5 +215,47 @@ impl AsyncWrite for Accepted {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_stream::StreamExt;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(10);
+
+    #[tokio::test]
+    async fn only_whole_first_words_are_handed_on_and_the_rest_is_hung_up_on() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let greeting_timeout = Duration::from_millis(200);
+        let spoken = Spoken::Http2AndGet;
+        let limits = AcceptLimits { greeting_timeout, spoken, ..AcceptLimits::default() };
+        let mut incoming = std::pin::pin!(accept(listener, limits));
+        let mut strangers = Vec::new();
+        for says in [&b""[..], &PREFACE[..10], b"GE", b"POST / HTTP/1.1\r\n"] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(says).await.unwrap();
+            strangers.push(stream);
+        }
+        // Words that come in two parts are words.
+        let mut slow = TcpStream::connect(address).await.unwrap();
+        slow.write_all(&PREFACE[..10]).await.unwrap();
+        slow.flush().await.unwrap();
+        slow.write_all(&PREFACE[10..]).await.unwrap();
+        let first = tokio::time::timeout(LONG, incoming.next()).await.unwrap().unwrap().unwrap();
+        assert!(first.ends.is_none(), "HTTP/2 has its keep-alive");
+        let mut getter = TcpStream::connect(address).await.unwrap();
+        getter.write_all(b"GET /health HTTP/1.1\r\n").await.unwrap();
+        let second = tokio::time::timeout(LONG, incoming.next()).await.unwrap().unwrap().unwrap();
+        assert!(second.ends.is_some(), "HTTP/1 has an end");
+        for mut stranger in strangers {
+            let read = tokio::time::timeout(LONG, stranger.read(&mut [0; 8])).await;
+            // A reset is as good as an end.
+            assert!(matches!(read.unwrap(), Ok(0) | Err(_)), "it was hung up on");
+        }
     }
 }

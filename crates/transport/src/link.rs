@@ -20,11 +20,13 @@
 //!   this node, from a node that this one knows, in a format that this build speaks.
 //! - **L4** A peer counts as alive while both directions stand: we reached it and it reached us.
 
+mod founding;
 mod outbound;
 mod queue;
 mod receiver;
 mod stats;
 
+pub use founding::{IsNew, ask_founding};
 pub use outbound::{Links, Peer};
 pub use receiver::Receiver;
 pub use stats::{LinkStats, LinkTotals};

@@ -8,8 +8,9 @@ use atoll_coord::{Origin, Request};
 use atoll_transport::call::{decode_answer, encode_call};
 use atoll_transport::limits::{MESSAGE_BYTES_MAX, WireLimits};
 use atoll_transport::status::from_status;
+use atoll_transport::stub::v1::admin_client::AdminClient;
 use atoll_transport::stub::v1::session_client::SessionClient;
-use atoll_wire::v1::{self as pb, ClientFrame, ServerFrame};
+use atoll_wire::v1::{self as pb, ClientFrame, ClusterStatusRequest, ServerFrame};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -17,6 +18,7 @@ use tonic::Streaming;
 use tonic::transport::Endpoint;
 
 use super::{AnswerSource, BoxFuture, Call, CallSink, Connection, Link, Links, Reply};
+use crate::admin::NodeFacts;
 
 /// Frames that may wait for the stream's window. Few: what waits in the session is batched, what
 /// waits here is not.
@@ -47,6 +49,28 @@ impl Links for RemoteLinks {
             Failure::new(Code::InvalidArgument, text)
         })?;
         Ok(Arc::new(RemoteLink { endpoint, limits: self.limits }))
+    }
+
+    fn facts<'a>(&'a self, address: &'a str) -> BoxFuture<'a, Result<NodeFacts, Failure>> {
+        Box::pin(async move {
+            let unreachable =
+                |e: tonic::transport::Error| Failure::new(Code::Unreachable, root_cause(&e));
+            let endpoint = self.limits.endpoint(address).map_err(unreachable)?;
+            let channel = endpoint.connect().await.map_err(unreachable)?;
+            let asked =
+                AdminClient::new(channel).cluster_status(ClusterStatusRequest { all: false }).await;
+            let status = asked.map_err(|status| from_status(&status))?.into_inner();
+            let own = status.nodes.into_iter().next().ok_or_else(|| {
+                Failure::new(Code::Internal, format!("node at {address} said nothing of itself"))
+            })?;
+            Ok(NodeFacts {
+                version: own.version,
+                uptime: Duration::from_millis(own.uptime_ms),
+                disk_used_bytes: own.disk_used_bytes,
+                disk_free_bytes: own.disk_free_bytes,
+                memory_bytes: own.memory_bytes,
+            })
+        })
     }
 }
 

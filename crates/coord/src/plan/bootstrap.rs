@@ -57,7 +57,8 @@ pub fn bootstrap(cluster_id: u64, nodes: &[BootstrapNode]) -> Result<TxnOp, Fail
     then.extend(nodes.iter().map(|n| {
         put(&Record::Node(NodeRecord {
             id: n.id,
-            incarnation: Incarnation(1),
+            // Listed, and not known to have been here: each node marks itself when it is.
+            incarnation: Incarnation::ZERO,
             client_address: n.client_address.clone(),
             peer_address: n.peer_address.clone(),
             http_address: n.http_address.clone(),

@@ -167,7 +167,7 @@ pub fn put_node(catalog: &Catalog, record: &NodeRecord) -> Result<Option<TxnOp>,
     let known = node_of(catalog, record.id).ok();
     let mut new = record.clone();
     if let Some(at) = known {
-        new.incarnation = at.record.incarnation;
+        new.incarnation = new.incarnation.max(at.record.incarnation);
         new.unknown.clone_from(&at.record.unknown);
         if new == at.record {
             return Ok(None);

@@ -168,8 +168,11 @@ fn members_json(shard: &Descriptor) -> Value {
 
 fn print(status: &ClusterStatus) -> Result<(), Problem> {
     say(format!("cluster {:016x}", status.cluster_id))?;
-    let mut nodes = table(["node", "clients", "peers", "state", "leads", "replicas"]);
-    let mut shards = table(["shard", "node", "state", "term", "commit", "applied", "revision"]);
+    let mut nodes = table([
+        "node", "clients", "peers", "state", "leads", "replicas", "disk", "free", "memory", "up",
+    ]);
+    let mut shards =
+        table(["shard", "node", "state", "term", "commit", "applied", "lag", "revision"]);
     for node in &status.nodes {
         let (state, leads, replicas) = match &node.replicas {
             Err(failure) => (failure.message.clone(), String::new(), String::new()),
@@ -178,8 +181,17 @@ fn print(status: &ClusterStatus) -> Result<(), Problem> {
                 ("up".to_owned(), leads.to_string(), replicas.len().to_string())
             }
         };
+        let facts = node.facts.as_ref().map_or_else(
+            |_| ["", "", "", ""].map(str::to_owned),
+            |f| {
+                let sizes = [f.disk_used_bytes, f.disk_free_bytes, f.memory_bytes].map(size);
+                let [used, free, memory] = sizes;
+                [used, free, memory, age(f.uptime)]
+            },
+        );
         let (id, at) = (node.node.id.to_string(), node.node.client_address.clone());
-        nodes.add_row([id, at, node.node.peer_address.clone(), state, leads, replicas]);
+        let own = [id, at, node.node.peer_address.clone(), state, leads, replicas];
+        nodes.add_row(own.into_iter().chain(facts));
     }
     let mut replicas: Vec<&ReplicaStatus> =
         status.nodes.iter().filter_map(|n| n.replicas.as_ref().ok()).flatten().collect();
@@ -192,11 +204,28 @@ fn print(status: &ClusterStatus) -> Result<(), Problem> {
             r.term.to_string(),
             r.commit_index.to_string(),
             r.applied_index.to_string(),
+            status.lag(r).map_or_else(|| "?".to_owned(), |lag| lag.to_string()),
             r.revision.to_string(),
         ]);
     }
     say(nodes)?;
     say(shards)
+}
+
+/// Bytes for people.
+fn size(bytes: u64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let unit = (0..units.len() - 1).find(|u| bytes >> (10 * u) < 1024).unwrap_or(units.len() - 1);
+    format!("{} {}", bytes >> (10 * unit), units[unit])
+}
+
+/// A time for people: its two largest units.
+fn age(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let parts = [(seconds / 86_400, "d"), (seconds / 3600 % 24, "h"), (seconds / 60 % 60, "m")];
+    let all = parts.into_iter().chain([(seconds % 60, "s")]);
+    let from_first = all.skip_while(|(n, unit)| *n == 0 && *unit != "s");
+    from_first.take(2).map(|(n, unit)| format!("{n}{unit}")).collect::<Vec<_>>().join(" ")
 }
 
 fn status_json(status: &ClusterStatus) -> Value {
@@ -205,14 +234,27 @@ fn status_json(status: &ClusterStatus) -> Value {
         .iter()
         .map(|n| {
             let (replicas, error) = match &n.replicas {
-                Ok(replicas) => (replicas.iter().map(replica_json).collect(), Value::Null),
+                Ok(replicas) => {
+                    let replica = |r| replica_json(r, status.lag(r));
+                    (replicas.iter().map(replica).collect(), Value::Null)
+                }
                 Err(failure) => (Vec::new(), json!(failure.message)),
             };
+            let facts = n.facts.as_ref().map_or(Value::Null, |f| {
+                json!({
+                    "version": f.version,
+                    "uptime_ms": u64::try_from(f.uptime.as_millis()).unwrap_or(u64::MAX),
+                    "disk_used_bytes": f.disk_used_bytes,
+                    "disk_free_bytes": f.disk_free_bytes,
+                    "memory_bytes": f.memory_bytes,
+                })
+            });
             json!({
                 "id": n.node.id.0,
                 "client_address": n.node.client_address,
                 "peer_address": n.node.peer_address,
                 "http_address": n.node.http_address,
+                "facts": facts,
                 "replicas": replicas,
                 "error": error,
             })
@@ -221,7 +263,7 @@ fn status_json(status: &ClusterStatus) -> Value {
     json!({ "cluster_id": format!("{:016x}", status.cluster_id), "nodes": nodes })
 }
 
-fn replica_json(r: &ReplicaStatus) -> Value {
+fn replica_json(r: &ReplicaStatus, lag: Option<u64>) -> Value {
     json!({
         "shard": r.shard.0,
         "state": r.state,
@@ -232,7 +274,26 @@ fn replica_json(r: &ReplicaStatus) -> Value {
         "last_index": r.last_index.0,
         "commit_index": r.commit_index.0,
         "applied_index": r.applied_index.0,
+        "lag": lag,
         "revision": r.revision.0,
         "waits_for": r.waits_for,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times_are_short() {
+        let sizes = [(0, "0 B"), (1023, "1023 B"), (1 << 20, "1 MiB"), (5 << 30, "5 GiB")];
+        for (bytes, text) in sizes {
+            assert_eq!(size(bytes), text);
+        }
+        assert_eq!(size(u64::MAX), "16777215 TiB");
+        let times = [(0, "0s"), (61, "1m 1s"), (7200, "2h 0m"), (200_000, "2d 7h")];
+        for (seconds, text) in times {
+            assert_eq!(age(Duration::from_secs(seconds)), text);
+        }
+    }
 }

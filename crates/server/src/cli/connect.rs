@@ -37,6 +37,16 @@ impl ConnectArgs {
         let timeout = Duration::try_from_secs_f64(self.timeout).map_err(|error| {
             Problem::usage(format!("--timeout {} is no time to wait: {error}", self.timeout))
         })?;
+        let is_address = |at: &str| {
+            at.rsplit_once(':').is_some_and(|(host, port)| {
+                !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+            })
+        };
+        if let Some(bad) = self.endpoints.iter().find(|at| !is_address(at)) {
+            let text =
+                format!("--endpoints \"{bad}\" is not host:port, for example 127.0.0.1:7400");
+            return Err(Problem::usage(text));
+        }
         let options = Options { timeout, ..options };
         Ok(Client::builder().addresses(&self.endpoints).options(options).connect().await?)
     }

@@ -114,6 +114,11 @@ impl FreshnessArgs {
     }
 }
 
+/// How old an answer may be, in milliseconds; `None` where its node does not know.
+fn age_ms(staleness: Duration) -> Option<u64> {
+    u64::try_from(staleness.as_millis()).ok().filter(|ms| *ms < u64::MAX)
+}
+
 /// `atoll get`.
 #[derive(Args)]
 pub(crate) struct GetArgs {
@@ -141,6 +146,12 @@ impl GetArgs {
             eprintln!("not found");
             return Ok(Ended::NotFound);
         };
+        if options.consistency != Consistency::Linearizable {
+            match age_ms(read.staleness) {
+                Some(ms) => eprintln!("at most {ms} ms old"),
+                None => eprintln!("of unknown age"),
+            }
+        }
         let mut printer = Printer::new();
         match (self.raw, self.data.format()) {
             (true, _) => printer.bytes(&kv.value)?,
@@ -149,7 +160,7 @@ impl GetArgs {
                 let mut object = kv_json(&kv, encoding);
                 object["shard"] = json!(read.shard.0);
                 object["revision"] = json!(read.revision.0);
-                object["staleness_ms"] = json!(read.staleness.as_millis() as u64);
+                object["staleness_ms"] = json!(age_ms(read.staleness));
                 printer.line(object)?;
             }
         }

@@ -22,6 +22,7 @@ mod semaphore;
 mod sim;
 mod text;
 mod txn;
+mod txn_text;
 mod ward;
 mod watch;
 

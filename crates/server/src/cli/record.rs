@@ -81,9 +81,27 @@ enum Source {
     },
 }
 
-/// A file, or in tests bytes in memory.
+/// A file, a stream that is read once, or in tests bytes in memory.
 pub(crate) trait ReadSeek: Read + Seek + Send {}
 impl<T: Read + Seek + Send> ReadSeek for T {}
+
+/// A stream, which stands at its beginning until it is read.
+struct Stream<R>(R);
+
+impl<R: Read> Read for Stream<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl<R> Seek for Stream<R> {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        match to {
+            SeekFrom::Start(0) => Ok(0),
+            _ => Err(std::io::Error::new(std::io::ErrorKind::NotSeekable, "a stream is read once")),
+        }
+    }
+}
 
 impl RecordReader {
     /// Opens a file at the end of the record that ends at `offset`.
@@ -95,6 +113,15 @@ impl RecordReader {
     ) -> Result<Self, Problem> {
         let failed = |e| Problem::local(format!("read of {}", path.display()), &e);
         Self::new(Box::new(File::open(path).map_err(failed)?), format, fields, offset)
+    }
+
+    /// Reads a stream from its beginning.
+    pub(crate) fn of_stream(
+        input: impl Read + Send + 'static,
+        format: FileFormat,
+        fields: Fields,
+    ) -> Result<Self, Problem> {
+        Self::new(Box::new(Stream(input)), format, fields, 0)
     }
 
     pub(crate) fn new(

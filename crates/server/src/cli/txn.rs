@@ -1,4 +1,5 @@
-//! `txn`: a transaction written as JSON. The form is described in `docs/cli.md`.
+//! `txn`: a transaction written as text ([`txn_text`](super::txn_text)) or as JSON. Both forms are
+//! described in `docs/cli.md`.
 
 use std::io::Read as _;
 use std::path::PathBuf;
@@ -15,17 +16,19 @@ use super::exit::{Ended, Problem};
 use super::guard::GuardArgs;
 use super::output::{Format, kv_json, say};
 use super::text::Encoding;
+use super::txn_text;
 
 /// `atoll txn`.
 #[derive(Args)]
+#[command(after_help = txn_text::HELP)]
 pub(crate) struct TxnArgs {
     #[command(flatten)]
     data: DataArgs,
     #[command(flatten)]
     guards: GuardArgs,
-    /// The transaction as JSON; without it and --file it is read from standard input
+    /// The transaction; without it and --file it is read from standard input
     #[arg(conflicts_with = "file")]
-    json: Option<String>,
+    transaction: Option<String>,
     /// Read the transaction from a file
     #[arg(long, value_name = "PATH")]
     file: Option<PathBuf>,
@@ -104,10 +107,18 @@ struct Range {
 
 impl TxnArgs {
     pub(crate) async fn run(self) -> Result<Ended, Problem> {
-        let script: Script = serde_json::from_str(&self.text()?)
-            .map_err(|e| Problem::usage(format!("the transaction cannot be read: {e}")))?;
+        let text = self.text()?;
+        let is_json = text.trim_start().starts_with('{');
         let keyspace = self.guards.over(self.data.keyspace().await?).await?;
-        let done = script.build(keyspace.txn())?.commit().await?;
+        let txn = match is_json {
+            true => {
+                let script: Script = serde_json::from_str(&text)
+                    .map_err(|e| Problem::usage(format!("the transaction cannot be read: {e}")))?;
+                script.build(keyspace.txn())?
+            }
+            false => txn_text::build(&text, keyspace.txn())?,
+        };
+        let done = txn.commit().await?;
         match self.data.format() {
             Format::Json => say(done_json(&done))?,
             Format::Table => print(&done)?,
@@ -116,7 +127,7 @@ impl TxnArgs {
     }
 
     fn text(&self) -> Result<String, Problem> {
-        match (&self.json, &self.file) {
+        match (&self.transaction, &self.file) {
             (Some(text), _) => Ok(text.clone()),
             (None, Some(path)) => std::fs::read_to_string(path)
                 .map_err(|e| Problem::local(format!("read of {}", path.display()), &e)),

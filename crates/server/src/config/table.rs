@@ -28,6 +28,10 @@ pub(crate) struct NodeConfig {
     pub(crate) http_connections_max: usize,
     pub(crate) calls_in_flight_max: usize,
     pub(crate) message_bytes_max: usize,
+    pub(crate) key_bytes_max: u64,
+    pub(crate) value_bytes_max: u64,
+    pub(crate) txn_parts_max: u64,
+    pub(crate) calls_per_shard_max: usize,
     pub(crate) lane_queue_max: usize,
     pub(crate) answer_queue_max: usize,
     pub(crate) peer_queue_messages_max: usize,
@@ -275,6 +279,46 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "The largest message from or to a client.",
         |c, v| {
             c.message_bytes_max = sized(v, 64 * KIB, GIB)? as usize;
+            Ok(())
+        },
+    ),
+    setting(
+        "key_bytes_max",
+        Some("4KiB"),
+        "1B to 16KiB",
+        "The longest key that clients may write through this node.",
+        |c, v| {
+            c.key_bytes_max = sized(v, 1, 16 * KIB)?;
+            Ok(())
+        },
+    ),
+    setting(
+        "value_bytes_max",
+        Some("8MiB"),
+        "1B to 8MiB",
+        "The largest value that clients may write through this node.",
+        |c, v| {
+            c.value_bytes_max = sized(v, 1, 8 * MIB)?;
+            Ok(())
+        },
+    ),
+    setting(
+        "txn_parts_max",
+        Some("1024"),
+        "1 to 1024",
+        "Comparisons and steps, nested ones included, of one transaction or batch.",
+        |c, v| {
+            c.txn_parts_max = value::number(v, 1, 1024)?;
+            Ok(())
+        },
+    ),
+    setting(
+        "calls_per_shard_max",
+        Some("16384"),
+        "16 to 1000000",
+        "Calls that may wait in one shard, reads and writes each; more are refused as overloaded.",
+        |c, v| {
+            c.calls_per_shard_max = value::number(v, 16, 1_000_000)? as usize;
             Ok(())
         },
     ),

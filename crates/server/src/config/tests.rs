@@ -49,6 +49,34 @@ fn errors_name_the_setting_the_value_its_source_and_what_is_allowed() {
 }
 
 #[test]
+fn every_setting_refuses_nonsense_with_its_name_the_value_and_what_is_allowed() {
+    const NONSENSE: [&str; 6] =
+        ["", "-1", "no such thing", "99999999999999999999", "1=1=1", "64 parsecs"];
+    for setting in SETTINGS {
+        let mut config = NodeConfig::default();
+        let refused: Vec<&str> =
+            NONSENSE.into_iter().filter(|v| (setting.set)(&mut config, v).is_err()).collect();
+        if setting.allowed == "any text" {
+            assert!(refused.is_empty(), "{} refuses {refused:?}", setting.name);
+            continue;
+        }
+        assert!(!refused.is_empty(), "{} takes anything", setting.name);
+        let flag = format!("--{}", setting.name.replace('_', "-"));
+        let needed: Vec<&str> =
+            NEEDED.chunks(2).filter(|pair| pair[0] != flag).flatten().copied().collect();
+        let variable = format!("ATOLL_{}", setting.name.to_uppercase());
+        for value in refused {
+            let error = load_with(&needed, &[(&variable, value)]).unwrap_err();
+            for words in
+                [setting.name, &format!("{value:?}"), "from the environment", setting.allowed]
+            {
+                assert!(error.contains(words), "{}: {words} is missing in: {error}", setting.name);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_bootstrap_list_is_the_same_in_any_order() {
     let a: Bootstrap = "2=b:7400/7401, 1=a:7400/7401/7402,3=[::1]:1/2".parse().unwrap();
     let b: Bootstrap = "1=a:7400/7401/7402,3=[::1]:1/2,2=b:7400/7401".parse().unwrap();

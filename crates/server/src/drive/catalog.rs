@@ -63,6 +63,11 @@ impl CatalogView {
         self.readiness.subscribe()
     }
 
+    /// Whether this node is to have a replica of shard 1, for all that it knows.
+    pub(crate) fn is_member(&self) -> bool {
+        self.readiness.borrow().is_member
+    }
+
     /// Looks something up. Short: lanes wait meanwhile.
     pub(crate) fn with<R>(&self, look: impl FnOnce(&Catalog) -> R) -> R {
         look(&self.lock().catalog)

@@ -29,6 +29,7 @@ pub(crate) struct Hub {
     pub(crate) lanes: Arc<Lanes>,
     pub(crate) links: Arc<Links>,
     pub(crate) log: LogQueue,
+    pub(super) log_segment_bytes: u64,
     pub(crate) upkeep: UpkeepQueue,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) origins: Origins,
@@ -36,12 +37,38 @@ pub(crate) struct Hub {
     pub(crate) pressure: Pressure,
     pub(crate) metrics: Metrics,
     pub(super) stopping: AtomicBool,
+    /// This node does not know yet whether it may take part.
+    pub(super) probation: tokio::sync::watch::Sender<bool>,
+    /// Why this node can't go on.
+    pub(super) verdict: tokio::sync::watch::Sender<Option<String>>,
 }
 
 impl Hub {
     /// Whether the node is on its way down.
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Relaxed)
+    }
+
+    /// Whether the node does not know yet whether it may take part.
+    pub(super) fn is_on_probation(&self) -> bool {
+        *self.probation.borrow()
+    }
+
+    /// Ready when the node may take part.
+    pub(crate) async fn may_take_part(&self) {
+        // The sender is here, so that it can't be gone.
+        let _ = self.probation.subscribe().wait_for(|on| !on).await;
+    }
+
+    /// Ready with the reason when the node can't go on and must be stopped.
+    pub(crate) async fn is_doomed(&self) -> String {
+        let mut verdict = self.verdict.subscribe();
+        loop {
+            if let Some(why) = verdict.borrow_and_update().clone() {
+                return why;
+            }
+            let _ = verdict.changed().await;
+        }
     }
 
     /// The node's clock.
@@ -64,6 +91,12 @@ impl Hub {
                 self.pressure.set(Observer::Upkeep, None, &self.lanes);
             }
         }
+    }
+
+    /// Bytes of the engine and the log on disk.
+    pub(crate) fn disk_used_bytes(&self) -> u64 {
+        let log = self.metrics.log_segments.get().max(0) as u64 * self.log_segment_bytes;
+        self.engine.disk_bytes().unwrap_or(0) + log
     }
 
     /// Takes in a catalog that other nodes told.
@@ -180,7 +213,7 @@ impl Caller {
         }
         let wait = async {
             while let Some(batch) = self.attached.answers.recv().await {
-                if let Some(answer) = batch.into_iter().find(|a| a.id == id) {
+                if let Some(answer) = batch.answers.into_iter().find(|a| a.id == id) {
                     return answer;
                 }
             }

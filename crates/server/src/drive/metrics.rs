@@ -9,18 +9,29 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 /// Counters and stage timings of a node.
+///
+/// A write passes these stages: `queue` (it waits for its lane), `log_write` and `fsync` (the
+/// leader's own log) beside `replicate` (until a majority has it), `apply`, `reply`.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
     /// From the first input that waits to the turn that takes it.
-    pub(crate) lane_wait: Histogram,
-    /// One turn: step, apply, engine batch.
+    pub(crate) queue: Histogram,
+    /// Writing one group commit to the log's file.
+    pub(crate) log_write: Histogram,
+    /// Making it durable.
+    pub(crate) fsync: Histogram,
+    /// From an entry's proposal to the turn in which its leader sees it committed.
+    pub(crate) replicate: Histogram,
+    /// Applying what one turn found committed, engine batch included.
+    pub(crate) apply: Histogram,
+    /// From an answer leaving its lane to being handed to the network.
+    pub(crate) reply: Histogram,
+    /// One turn: step, apply, serve.
     pub(crate) lane_turn: Histogram,
     /// Handing a turn's outputs on.
     pub(crate) lane_output: Histogram,
     /// From a lane's write to the log thread taking it.
     pub(crate) log_wait: Histogram,
-    /// One group commit, write and fsync.
-    pub(crate) log_write: Histogram,
     /// Lanes' writes in one group commit.
     pub(crate) log_group: Histogram,
     /// Bytes written to the log.
@@ -61,11 +72,15 @@ impl Metrics {
     /// Metrics and the registry that names them.
     pub(crate) fn new() -> (Self, Registry) {
         let this = Self {
-            lane_wait: times(),
+            queue: times(),
+            log_write: times(),
+            fsync: times(),
+            replicate: times(),
+            apply: times(),
+            reply: times(),
             lane_turn: times(),
             lane_output: times(),
             log_wait: times(),
-            log_write: times(),
             log_group: counts(),
             log_bytes: Counter::default(),
             engine_persist: times(),
@@ -81,11 +96,15 @@ impl Metrics {
         };
         let mut r = Registry::with_prefix("atoll");
         let seconds = [
-            ("lane_wait", "Wait of a lane's oldest input", &this.lane_wait),
-            ("lane_turn", "One turn of a lane: step, apply, engine batch", &this.lane_turn),
+            ("stage_queue", "Wait of a lane's oldest input", &this.queue),
+            ("stage_log_write", "Writing one group commit to the log's file", &this.log_write),
+            ("stage_fsync", "Making one group commit durable", &this.fsync),
+            ("stage_replicate", "From proposal to commit, per entry", &this.replicate),
+            ("stage_apply", "Applying what a turn found committed", &this.apply),
+            ("stage_reply", "Wait of the oldest answer for the network", &this.reply),
+            ("lane_turn", "One turn of a lane: step, apply, serve", &this.lane_turn),
             ("lane_output", "Handing on what a turn left", &this.lane_output),
             ("log_wait", "Wait of a lane's write for the log thread", &this.log_wait),
-            ("log_write", "One group commit: write and fsync", &this.log_write),
             ("engine_persist", "Making the engine durable", &this.engine_persist),
         ];
         for (name, help, metric) in seconds {

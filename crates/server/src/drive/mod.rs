@@ -18,14 +18,17 @@
 //!
 //! Each step needs the one before; what fails stops the start with an error that says what to do.
 //! 1. Listeners are bound: a port in use is known before anything is touched.
-//! 2. The data folder is locked and its identity checked (or written, in a new folder; a node that
-//!    joins asks the cluster first).
+//! 2. The data folder is locked and its identity checked. A node that joins asks the cluster first
+//!    who it is, then writes that into its new folder; one that founds does so in the end of
+//!    [`probation`].
 //! 3. The engine is opened, then the log; the log says what it cut or found damaged.
 //! 4. Lanes are opened with what the log held and the founding description of shard 1; they tell
 //!    the catalog as far as the engine has it.
 //! 5. The log, upkeep and lane threads start.
 //! 6. Peers are heard and called.
-//! 7. Clients are served; `/ready` says yes once the catalog is there and shard 1 has a leader.
+//! 7. A founder with a new folder makes sure that it is no member that lost its data; before that
+//!    it has no replica.
+//! 8. Clients are served; `/ready` says yes once the catalog is there and shard 1 has a leader.
 //!
 //! # Stopping
 //!
@@ -65,10 +68,14 @@ mod metrics;
 mod node;
 mod origins;
 mod pressure;
+mod probation;
 mod room;
 mod threads;
+mod timed_disk;
 mod work;
 
 pub(crate) use catalog::Readiness;
 pub(crate) use hub::{Caller, Hub};
+pub(crate) use metrics::observe;
 pub(crate) use node::{Node, StartError};
+pub(crate) use origins::Batch;

@@ -11,13 +11,14 @@ use atoll_coord::plan::BootstrapNode;
 use atoll_coord::{Catalog, RequestBody};
 use atoll_node::{Lane, LaneConfig, LaneStart, Limits, OpenError, RaftSettings, Upkeep};
 use atoll_storage::{
-    Engine, EngineError, FjallOptions, LogError, LogOptions, LogWriter, RealDisk, Recovered,
+    Engine, EngineError, FjallOptions, LogError, LogOptions, LogWriter, Recovered,
 };
 use atoll_transport::limits::WireLimits;
 use atoll_transport::link::{self, LinkSettings, Links, Peer, Receiver};
 use atoll_transport::{AcceptLimits, accept};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use super::catalog::CatalogView;
 use super::clock::Clock;
@@ -30,8 +31,10 @@ use super::lanes::Lanes;
 use super::metrics::Metrics;
 use super::origins::Origins;
 use super::pressure::{Observer, Pressure};
+use super::probation::{is_new, prove};
 use super::room::Room;
 use super::threads;
+use super::timed_disk::{SyncTime, TimedDisk};
 use super::work::{LogQueue, UpkeepQueue};
 use crate::config::NodeConfig;
 
@@ -61,7 +64,7 @@ pub(crate) enum StartError {
 /// A running node. Dropping it without `stop` leaves its threads running.
 pub(crate) struct Node {
     hub: Arc<Hub>,
-    folder: DataFolder,
+    folder: Arc<DataFolder>,
     lanes: Vec<JoinHandle<()>>,
     log: JoinHandle<()>,
     upkeep: JoinHandle<()>,
@@ -73,6 +76,7 @@ pub(crate) struct Node {
 struct Opened {
     engine: Arc<dyn Engine>,
     writer: LogWriter,
+    syncing: SyncTime,
     recovered: Recovered,
 }
 
@@ -84,8 +88,8 @@ impl Node {
         config: &NodeConfig,
         peers: TcpListener,
     ) -> Result<(Self, Registry), StartError> {
-        let folder = DataFolder::open(&config.data)?;
-        let identity = identity(config, &folder).await?;
+        let folder = Arc::new(DataFolder::open(&config.data)?);
+        let Identified { identity, is_proven } = identity(config, &folder).await?;
         let room = Room::open(folder.path(), config.disk_reserve_bytes);
         let opened = open(folder.path(), config)?;
         for warning in &opened.recovered.warnings {
@@ -101,8 +105,11 @@ impl Node {
             Origin::Founded => founders(config),
             Origin::Joined => Vec::new(),
         };
-        let lanes = open_lanes(config, &hub, &opened.writer, opened.recovered, &founders)?;
-        let log = threads::log::start(opened.writer, hub.clone()).map_err(StartError::Thread)?;
+        hub.probation.send_replace(!is_proven);
+        let first = if is_proven { &founders[..] } else { &[] };
+        let lanes = open_lanes(config, &hub, &opened.writer, opened.recovered, first)?;
+        let log = threads::log::start(opened.writer, opened.syncing, hub.clone())
+            .map_err(StartError::Thread)?;
         let upkeep = threads::upkeep::start(hub.clone()).map_err(StartError::Thread)?;
         let lanes = lanes
             .into_iter()
@@ -110,7 +117,8 @@ impl Node {
             .collect::<Result<Vec<_>, _>>()
             .map_err(StartError::Thread)?;
         let peer_server = meet_peers(config, &hub, peers);
-        let founding = tokio::spawn(found(hub.clone(), founders));
+        let founding = begin(config.clone(), hub.clone(), folder.clone(), identity, founders);
+        let founding = tokio::spawn(founding);
         Ok((Self { hub, folder, lanes, log, upkeep, peer_server, founding }, registry))
     }
 
@@ -128,7 +136,8 @@ impl Node {
 
     /// Steps 4 to 8 of stopping.
     pub(crate) async fn stop(self) {
-        let Self { hub, folder, lanes, log, upkeep, peer_server, .. } = self;
+        let Self { hub, folder, lanes, log, upkeep, peer_server, founding } = self;
+        let _ = founding.await;
         hub.origins.hang_up();
         hub.links.stop().await;
         peer_server.abort();
@@ -156,7 +165,7 @@ fn meet_peers(
     for member in &config.bootstrap.members {
         hub.links.connect(Peer { node: member.node, address: member.peer.clone() });
     }
-    let service = Receiver::new(hub.links.clone()).service();
+    let service = Receiver::new(hub.links.clone()).telling(is_new(hub)).service();
     let incoming = accept(listener, AcceptLimits::default());
     let server = WireLimits::default().server().add_service(service);
     tokio::spawn(async move {
@@ -173,26 +182,61 @@ fn join(threads: impl IntoIterator<Item = JoinHandle<()>>) {
     }
 }
 
+/// Who this node is.
+struct Identified {
+    identity: Identity,
+    /// The folder says so, or nothing can have been lost. If not, it is written down when the node
+    /// has proven that it may take part.
+    is_proven: bool,
+}
+
 /// Who this node is: as its folder says, or, with a new folder, as the settings or the cluster that
 /// it joins say.
-async fn identity(config: &NodeConfig, folder: &DataFolder) -> Result<Identity, StartError> {
+async fn identity(config: &NodeConfig, folder: &DataFolder) -> Result<Identified, StartError> {
     let node = config.node_id;
-    if let Some(known) = folder.identity_of(node)? {
+    if let Some(identity) = folder.identity_of(node)? {
         let named = config.bootstrap.cluster_id(&config.cluster_name);
-        if known.origin == Origin::Founded && known.cluster != named {
+        if identity.origin == Origin::Founded && identity.cluster != named {
             tracing::info!(
                 "bootstrap differs from the one that the cluster began with; the catalog counts"
             );
         }
-        return Ok(known);
+        return Ok(Identified { identity, is_proven: true });
     }
-    let new = if config.is_joining() {
-        Identity { node, cluster: cluster_to_join(config).await?, origin: Origin::Joined }
-    } else {
-        let cluster = config.bootstrap.cluster_id(&config.cluster_name);
-        Identity { node, cluster, origin: Origin::Founded }
-    };
-    Ok(folder.claim(new)?)
+    if config.is_joining() {
+        let cluster = cluster_to_join(config).await?;
+        let identity = folder.claim(Identity { node, cluster, origin: Origin::Joined })?;
+        return Ok(Identified { identity, is_proven: true });
+    }
+    let cluster = config.bootstrap.cluster_id(&config.cluster_name);
+    let new = Identity { node, cluster, origin: Origin::Founded };
+    if config.bootstrap.members.len() > 1 {
+        return Ok(Identified { identity: new, is_proven: false });
+    }
+    Ok(Identified { identity: folder.claim(new)?, is_proven: true })
+}
+
+/// Takes part as a founder, if this node is one: proves first that it may, then writes down that it
+/// did.
+async fn begin(
+    config: NodeConfig,
+    hub: Arc<Hub>,
+    folder: Arc<DataFolder>,
+    identity: Identity,
+    founders: Vec<BootstrapNode>,
+) {
+    if hub.is_on_probation() {
+        let proven = prove(&config, &hub).await.map_err(|e| e.to_string());
+        let claimed = proven.and_then(|()| folder.claim(identity).map_err(|e| e.to_string()));
+        if let Err(why) = claimed {
+            hub.verdict.send_replace(Some(why));
+            return;
+        }
+        let nodes: Vec<NodeId> = founders.iter().map(|n| n.id).collect();
+        hub.lanes.describe(&[Catalog::system_descriptor(&nodes)]);
+        hub.probation.send_replace(false);
+    }
+    found(hub, founders).await;
 }
 
 fn open(path: &Path, config: &NodeConfig) -> Result<Opened, StartError> {
@@ -212,9 +256,11 @@ fn open(path: &Path, config: &NodeConfig) -> Result<Opened, StartError> {
         record_bytes_max: LOG_RECORD_BYTES_MAX.min(segment_bytes as usize - 4096),
         ..LogOptions::default()
     };
-    let (writer, recovered) = LogWriter::open(Arc::new(RealDisk), &log_path, options)
+    let disk = TimedDisk::default();
+    let syncing = disk.sync_time();
+    let (writer, recovered) = LogWriter::open(Arc::new(disk), &log_path, options)
         .map_err(|source| StartError::Log { path: log_path.display().to_string(), source })?;
-    Ok(Opened { engine: Arc::new(engine), writer, recovered })
+    Ok(Opened { engine: Arc::new(engine), writer, syncing, recovered })
 }
 
 fn hub(
@@ -243,6 +289,7 @@ fn hub(
         lanes,
         links: Arc::new(Links::new(identity, settings, inbox, runtime)),
         log: LogQueue::new(),
+        log_segment_bytes: config.log_segment_bytes,
         upkeep: UpkeepQueue::new(),
         engine,
         origins: Origins::new(config.answer_queue_max),
@@ -250,6 +297,8 @@ fn hub(
         pressure: Pressure::default(),
         metrics,
         stopping: AtomicBool::new(false),
+        probation: watch::Sender::new(false),
+        verdict: watch::Sender::new(None),
     })
 }
 
@@ -295,7 +344,13 @@ fn lane_config(config: &NodeConfig, hub: &Hub, lane: LaneId) -> LaneConfig {
             heartbeat_interval: config.heartbeat_interval,
             ..RaftSettings::default()
         },
-        limits: Limits::default(),
+        limits: Limits {
+            key_bytes_max: config.key_bytes_max,
+            value_bytes_max: config.value_bytes_max,
+            txn_parts_max: config.txn_parts_max,
+            requests_per_shard_max: config.calls_per_shard_max,
+            ..Limits::default()
+        },
         upkeep: Upkeep {
             persist_bytes: config.persist_bytes,
             persist_interval: config.persist_interval,

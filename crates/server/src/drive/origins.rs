@@ -7,14 +7,30 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{PoisonError, RwLock};
+use std::time::Instant;
 
 use atoll_coord::{Answer, Origin};
 use tokio::sync::mpsc;
 
+/// Answers on their way to one origin.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub(crate) answers: Vec<Answer>,
+    /// When they left their lane.
+    pub(crate) left_at: Instant,
+}
+
+impl Batch {
+    /// Answers that leave now.
+    pub(crate) fn now(answers: Vec<Answer>) -> Self {
+        Self { answers, left_at: Instant::now() }
+    }
+}
+
 /// The registered origins.
 #[derive(Debug)]
 pub(crate) struct Origins {
-    queues: RwLock<HashMap<Origin, mpsc::Sender<Vec<Answer>>>>,
+    queues: RwLock<HashMap<Origin, mpsc::Sender<Batch>>>,
     next: AtomicU64,
     batches_max: usize,
 }
@@ -22,8 +38,8 @@ pub(crate) struct Origins {
 /// An origin with both ends of its queue; the gateway puts refusals of its own into it.
 pub(crate) struct Attached {
     pub(crate) origin: Origin,
-    pub(crate) sender: mpsc::Sender<Vec<Answer>>,
-    pub(crate) answers: mpsc::Receiver<Vec<Answer>>,
+    pub(crate) sender: mpsc::Sender<Batch>,
+    pub(crate) answers: mpsc::Receiver<Batch>,
 }
 
 impl Origins {
@@ -61,11 +77,14 @@ impl Origins {
     pub(crate) fn route(&self, answers: &mut Vec<Answer>) -> Vec<Origin> {
         let Some(first) = answers.first().map(|a| a.origin) else { return Vec::new() };
         let mut slow = Vec::new();
+        let left_at = Instant::now();
         {
             let queues = self.queues.read().unwrap_or_else(PoisonError::into_inner);
             let mut send = |origin: Origin, batch: Vec<Answer>| {
                 let Some(queue) = queues.get(&origin) else { return };
-                if let Err(mpsc::error::TrySendError::Full(_)) = queue.try_send(batch) {
+                if let Err(mpsc::error::TrySendError::Full(_)) =
+                    queue.try_send(Batch { answers: batch, left_at })
+                {
                     slow.push(origin);
                 }
             };
@@ -118,7 +137,8 @@ mod tests {
             ];
             let slow = origins.route(&mut answers);
             assert_eq!(slow, if turn == 2 { vec![two] } else { vec![] });
-            let ids: Vec<u64> = a.answers.try_recv().unwrap().iter().map(|x| x.id).collect();
+            let ids: Vec<u64> =
+                a.answers.try_recv().unwrap().answers.iter().map(|x| x.id).collect();
             assert_eq!(ids, [turn, turn + 10]);
         }
         assert_eq!(origins.len(), 1);

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_base::{Code, Failure, NodeId, ShardId};
+use atoll_base::{Code, Failure, NodeId, ShardId, Time};
 use atoll_client::{
-    Client, Descriptor, Joining, KeyspaceInfo, KeyspaceSpec, NodeStatus, Protocol, ShardOptions,
+    Client, Descriptor, Joining, KeyspaceInfo, KeyspaceSpec, NodeFacts, NodeStatus, Protocol,
+    ShardOptions,
 };
 use atoll_transport::call::{encode_member, encode_status};
 use atoll_transport::status::to_status;
@@ -94,6 +95,13 @@ fn encode_node(status: NodeStatus) -> pb::NodeStatus {
         http_address: status.node.http_address,
         ..Default::default()
     };
+    if let Ok(facts) = status.facts {
+        wire.version = facts.version;
+        wire.uptime_ms = u64::try_from(facts.uptime.as_millis()).unwrap_or(u64::MAX);
+        wire.disk_used_bytes = facts.disk_used_bytes;
+        wire.disk_free_bytes = facts.disk_free_bytes;
+        wire.memory_bytes = facts.memory_bytes;
+    }
     match status.replicas {
         Ok(replicas) => wire.shards = replicas.into_iter().map(encode_status).collect(),
         Err(failure) => wire.error = failure.to_string(),
@@ -102,14 +110,22 @@ fn encode_node(status: NodeStatus) -> pb::NodeStatus {
 }
 
 impl Admin {
-    /// What only this node knows about itself.
-    fn add_own(&self, node: &mut pb::NodeStatus) {
+    /// What this node knows about itself.
+    async fn own_status(&self) -> Result<NodeStatus, Failure> {
         let hub = &self.hub;
-        VERSION.clone_into(&mut node.version);
-        node.uptime_ms = hub.now().0 / 1_000_000;
-        node.disk_used_bytes = hub.engine.disk_bytes().unwrap_or(0);
-        node.disk_free_bytes = hub.metrics.disk_free.get();
-        node.memory_bytes = resident_bytes();
+        let known = hub.catalog.with(|c| c.node(hub.node).cloned());
+        let node = known.ok_or_else(|| {
+            let text = format!("node {} is not in the catalog that it knows", hub.node);
+            Failure::new(Code::NotFound, text)
+        })?;
+        let facts = NodeFacts {
+            version: VERSION.to_owned(),
+            uptime: hub.now().since(Time::ZERO),
+            disk_used_bytes: hub.disk_used_bytes(),
+            disk_free_bytes: hub.metrics.disk_free.get(),
+            memory_bytes: resident_bytes(),
+        };
+        Ok(NodeStatus { node, replicas: self.client.replicas_of(hub.node).await, facts: Ok(facts) })
     }
 }
 
@@ -157,15 +173,14 @@ impl admin_server::Admin for Admin {
         &self,
         request: Request<pb::ClusterStatusRequest>,
     ) -> Result<Response<pb::ClusterStatusResponse>, Status> {
-        let all = request.into_inner().all;
-        let status = self.client.cluster_status().await.map_err(refused)?;
-        let own = self.hub.node.0;
-        let mut nodes: Vec<pb::NodeStatus> = status.nodes.into_iter().map(encode_node).collect();
-        nodes.retain(|n| all || n.id == own);
-        if let Some(node) = nodes.iter_mut().find(|n| n.id == own) {
-            self.add_own(node);
-        }
-        let cluster_id = status.cluster_id;
+        let (nodes, cluster_id) = match request.into_inner().all {
+            true => {
+                let status = self.client.cluster_status().await.map_err(refused)?;
+                (status.nodes, status.cluster_id)
+            }
+            false => (vec![self.own_status().await.map_err(refused)?], self.hub.cluster),
+        };
+        let nodes = nodes.into_iter().map(encode_node).collect();
         Ok(Response::new(pb::ClusterStatusResponse { nodes, cluster_id }))
     }
 

@@ -1,4 +1,5 @@
-//! Telling the catalog where this node is reached, when that is not what it says.
+//! Telling the catalog that this node is there, and where it is reached, when that is not what it
+//! says.
 //!
 //! The founding list gives every node's first addresses. A node that is started with others later
 //! (they changed in its entry of the list) writes them down itself, and so does a node that joins;
@@ -36,7 +37,7 @@ pub(super) async fn announce(config: NodeConfig, hub: Arc<Hub>, client: Client) 
         match correct(&client, known, member).await {
             Ok(()) => {
                 let at = &member.client;
-                tracing::info!(client = %at, peer = %member.peer, "catalog has the new address");
+                tracing::info!(client = %at, peer = %member.peer, "the catalog has this node");
                 return;
             }
             Err(failure) => {
@@ -72,7 +73,8 @@ async fn join(id: NodeId, member: &Member, hub: &Hub, client: &Client) {
 }
 
 fn is_current(known: &NodeRecord, member: &Member) -> bool {
-    known.client_address == member.client
+    known.incarnation > Incarnation::ZERO
+        && known.client_address == member.client
         && known.peer_address == member.peer
         && known.http_address == member.http
 }
@@ -81,6 +83,7 @@ async fn correct(client: &Client, known: NodeRecord, member: &Member) -> Result<
     let key = RecordKey::Node(known.id).to_bytes();
     let before = Record::Node(known.clone()).encode();
     let after = Record::Node(NodeRecord {
+        incarnation: known.incarnation.max(Incarnation(1)),
         client_address: member.client.clone(),
         peer_address: member.peer.clone(),
         http_address: member.http.clone(),

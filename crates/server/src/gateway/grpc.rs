@@ -13,6 +13,7 @@ use atoll_transport::stub::v1::session_server::SessionServer;
 use atoll_transport::{AcceptLimits, Spoken, accept};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
@@ -47,13 +48,6 @@ pub(super) async fn serve(
         keepalive_timeout: Duration::from_secs(20),
         ..WireLimits::default()
     };
-    let sessions = Sessions {
-        hub: hub.clone(),
-        calls_in_flight_max: config.calls_in_flight_max,
-        message_bytes_max: config.message_bytes_max,
-        flight: flight.clone(),
-        stop: stop.clone(),
-    };
     let (reporter, health) = tonic_health::server::health_reporter();
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(atoll_wire::DESCRIPTORS)
@@ -67,13 +61,23 @@ pub(super) async fn serve(
             return;
         }
     };
-    let announcing = tokio::spawn(announce(config.clone(), hub.clone(), client.clone()));
+    let sessions = Sessions {
+        hub: hub.clone(),
+        client: client.clone(),
+        calls_in_flight_max: config.calls_in_flight_max,
+        message_bytes_max: config.message_bytes_max,
+        flight: flight.clone(),
+        stop: stop.clone(),
+    };
+    // They end with this future, also when it is dropped.
+    let mut companions = JoinSet::new();
+    companions.spawn(announce(config.clone(), hub.clone(), client.clone()));
     let etcd = Etcd::new(&config, hub.clone(), client.clone(), stop.clone());
     let site = super::etcd::http::routes(hub.clone());
     let kv = Kv { client: client.clone(), flight: flight.clone(), stop: stop.clone() };
     let coordination = Coordination { client: client.clone(), stop: stop.clone() };
     let admin = Admin { hub: hub.clone(), client };
-    let health_task = tokio::spawn(tell_health(hub, reporter, stop.clone()));
+    companions.spawn(tell_health(hub, reporter, stop.clone()));
     let bytes_max = config.message_bytes_max;
     let mut routes = Routes::builder();
     routes
@@ -109,8 +113,6 @@ pub(super) async fn serve(
     if let Err(error) = served {
         tracing::error!(%error, "clients are no longer served");
     }
-    health_task.abort();
-    announcing.abort();
 }
 
 /// How this node asks itself, directly, and the others, over the network.

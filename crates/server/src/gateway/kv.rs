@@ -139,10 +139,6 @@ fn first_key(op: &TxnOp) -> Option<Bytes> {
 
 /// A scan as the request asks for it; `limit` keys in all.
 fn scan_of(keyspace: Keyspace, request: pb::RangeRequest) -> Result<Scan, Failure> {
-    if request.count_total {
-        let text = "range refused: count_total is offered in sessions, for one shard";
-        return Err(Failure::new(Code::Unsupported, text));
-    }
     let (query, consistency) = decode_range(request)?;
     let mut scan = keyspace.scan(keys_of(query.start, query.end)).page_keys(PAGE_KEYS);
     if query.direction == atoll_client::Direction::Backward {
@@ -150,6 +146,9 @@ fn scan_of(keyspace: Keyspace, request: pb::RangeRequest) -> Result<Scan, Failur
     }
     if let Some(limit) = query.limit {
         scan = scan.limit(limit).page_keys(limit.min(PAGE_KEYS));
+    }
+    if let Some(bytes) = query.bytes_max {
+        scan = scan.page_bytes(bytes);
     }
     if query.keys_only {
         scan = scan.keys_only();
@@ -161,6 +160,20 @@ fn scan_of(keyspace: Keyspace, request: pb::RangeRequest) -> Result<Scan, Failur
         scan = scan.at(revision);
     }
     Ok(scan)
+}
+
+/// The first page of a scan, with the number of all keys of its range as its count. The shard that
+/// the page lies in is counted at the page's revision.
+async fn counted_page(
+    keyspace: Keyspace,
+    scan: &mut Scan,
+    request: pb::RangeRequest,
+) -> Result<Option<pb::RangeResponse>, Failure> {
+    let is_descending = request.descending;
+    let counting = scan_of(keyspace, request)?;
+    let Some(first) = page(scan, is_descending).await? else { return Ok(None) };
+    let count = counting.in_view_of(scan).count().await?;
+    Ok(Some(pb::RangeResponse { count, ..first }))
 }
 
 /// The next page of a scan, `None` behind the last one.
@@ -244,13 +257,16 @@ impl kv_server::Kv for Kv {
         let keyspace = self.keyspace(&request, &request.get_ref().keyspace);
         let wire = request.into_inner();
         let (count_only, is_descending) = (wire.count_only, wire.descending);
-        let mut scan = scan_of(keyspace, wire).map_err(refused)?;
+        let mut scan = scan_of(keyspace.clone(), wire.clone()).map_err(refused)?;
         if count_only {
             let count = scan.count().await.map_err(refused)?;
             return Ok(Response::new(pb::RangeResponse { count, ..Default::default() }));
         }
-        let page = page(&mut scan, is_descending).await.map_err(refused)?;
-        Ok(Response::new(page.unwrap_or_default()))
+        let page = match wire.count_total {
+            true => counted_page(keyspace, &mut scan, wire).await,
+            false => page(&mut scan, is_descending).await,
+        };
+        Ok(Response::new(page.map_err(refused)?.unwrap_or_default()))
     }
 
     async fn scan(
@@ -260,13 +276,21 @@ impl kv_server::Kv for Kv {
         let keyspace = self.keyspace(&request, &request.get_ref().keyspace);
         let wire = request.into_inner();
         let is_descending = wire.descending;
-        let mut scan = scan_of(keyspace, wire).map_err(refused)?;
+        let mut scan = scan_of(keyspace.clone(), wire.clone()).map_err(refused)?;
+        let mut first = match wire.count_total {
+            true => counted_page(keyspace, &mut scan, wire).await.map_err(refused)?,
+            false => None,
+        };
         let (sender, answers) = mpsc::channel(STREAM_QUEUE);
         let flying = self.flight.begin();
         tokio::spawn(async move {
             let _flying = flying;
             loop {
-                let next = match page(&mut scan, is_descending).await {
+                let next = match first.take() {
+                    Some(first) => Ok(Some(first)),
+                    None => page(&mut scan, is_descending).await,
+                };
+                let next = match next {
                     Ok(Some(page)) => Ok(page),
                     Ok(None) => return,
                     Err(failure) => Err(refused(failure)),

@@ -40,7 +40,7 @@ pub(crate) struct Gateways {
 
 /// How long connections may take to end once nothing is under way on them: the last answers are on
 /// their way, and clients that behave hang up when they are told to.
-const FAREWELL: Duration = Duration::from_millis(200);
+const FAREWELL: Duration = Duration::from_millis(400);
 
 impl Gateways {
     /// Starts the client and HTTP servers.

@@ -8,7 +8,7 @@ use atoll_client::link::Port;
 use atoll_coord::{Answer, AnswerBody, Origin, Request, RequestBody};
 use tokio::sync::mpsc;
 
-use crate::drive::Hub;
+use crate::drive::{Hub, observe};
 
 /// Batches on their way to a caller beyond those that the origin's own queue holds.
 const BATCHES_MAX: usize = 8;
@@ -42,8 +42,9 @@ impl Port for NodePort {
         let (hub, watches) = (self.hub.clone(), self.watches.clone());
         tokio::spawn(async move {
             while let Some(batch) = attached.answers.recv().await {
-                let credits = credits(&batch, &watches, hub.now());
-                if sender.send(batch).await.is_err() {
+                observe(&hub.metrics.reply, batch.left_at.elapsed());
+                let credits = credits(&batch.answers, &watches, hub.now());
+                if sender.send(batch.answers).await.is_err() {
                     return;
                 }
                 // Events that were handed on make room for others.

@@ -4,6 +4,9 @@
 //! network asks for more leave in one frame. The session's in-flight limit is the setting
 //! `calls_in_flight_max`; beyond it calls are refused as overloaded, each by itself.
 //!
+//! Whoever knows this node alone begins by reading the catalog here. A node without a replica of
+//! shard 1 asks the group's leader for it, so that any node will do as the first one.
+//!
 //! A session ends when the client hangs up, or, after the client closed its side or the node stops,
 //! when its calls in flight are answered. Its watches end with it.
 
@@ -14,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use atoll_base::{Code, Epoch, Failure, Happened, ShardId};
+use atoll_client::Client;
 use atoll_coord::{Answer, AnswerBody, Origin, Request as ShardRequest, RequestBody};
 use atoll_machine::{KeyValue, LockReply, Reply, TxnResult};
 use atoll_transport::call::{decode_call, encode_answer};
@@ -27,7 +31,7 @@ use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::flight::{Flight, Flying};
-use crate::drive::Hub;
+use crate::drive::{Batch, Hub, observe};
 
 /// Batches of answers that one frame gathers at most.
 const GATHER_MAX: usize = 256;
@@ -36,6 +40,8 @@ const GATHER_MAX: usize = 256;
 #[derive(Clone)]
 pub(super) struct Sessions {
     pub(super) hub: Arc<Hub>,
+    /// How this node asks others.
+    pub(super) client: Client,
     pub(super) calls_in_flight_max: usize,
     pub(super) message_bytes_max: usize,
     pub(super) flight: Flight,
@@ -45,6 +51,7 @@ pub(super) struct Sessions {
 /// What the two directions of a session share.
 struct Session {
     hub: Arc<Hub>,
+    client: Client,
     origin: Origin,
     in_flight: AtomicUsize,
     in_flight_max: usize,
@@ -94,6 +101,7 @@ impl session_server::Session for Sessions {
         let attached = self.hub.attach();
         let session = Arc::new(Session {
             hub: self.hub.clone(),
+            client: self.client.clone(),
             origin: attached.origin,
             in_flight: AtomicUsize::new(0),
             in_flight_max: self.calls_in_flight_max,
@@ -121,7 +129,7 @@ impl session_server::Session for Sessions {
 async fn hear(
     session: Arc<Session>,
     mut frames: Streaming<ClientFrame>,
-    refusals: mpsc::Sender<Vec<Answer>>,
+    refusals: mpsc::Sender<Batch>,
     mut stop: watch::Receiver<bool>,
 ) {
     loop {
@@ -131,8 +139,11 @@ async fn hear(
             () = refusals.closed() => return,
         };
         let Ok(Some(frame)) = frame else { break };
-        let refused = session.take(frame);
-        if !refused.is_empty() && refusals.send(refused).await.is_err() {
+        let Taken { refused, for_others } = session.take(frame);
+        for request in for_others {
+            tokio::spawn(pass_on(session.clone(), request, refusals.clone()));
+        }
+        if !refused.is_empty() && refusals.send(Batch::now(refused)).await.is_err() {
             return;
         }
     }
@@ -143,10 +154,31 @@ async fn hear(
     }
 }
 
+/// Asks the leader of the request's shard.
+async fn pass_on(session: Arc<Session>, request: ShardRequest, answers: mpsc::Sender<Batch>) {
+    let ShardRequest { origin, id, shard, deadline, body, .. } = request;
+    let left = deadline.since(session.hub.now());
+    let asked = tokio::time::timeout(left, session.client.ask_leader(shard, body)).await;
+    let body = asked.unwrap_or_else(|_| {
+        let text = format!("shard {shard} was asked through this node and gave no answer in time");
+        Err(Failure::new(Code::DeadlineExceeded, text).with_happened(Happened::No))
+    });
+    // A session that has ended wants no answer.
+    let _ = answers.send(Batch::now(vec![Answer { origin, id, body }])).await;
+}
+
+/// What became of a frame's calls that did not go to a lane.
+struct Taken {
+    refused: Vec<Answer>,
+    for_others: Vec<ShardRequest>,
+}
+
 impl Session {
-    /// Hands a frame's calls to their lanes. Answers those that are refused here.
-    fn take(&self, frame: ClientFrame) -> Vec<Answer> {
+    /// Hands a frame's calls to their lanes, or back where others must be asked. Answers those that
+    /// are refused here.
+    fn take(&self, frame: ClientFrame) -> Taken {
         let mut refused = Vec::new();
+        let mut for_others = Vec::new();
         let refuse = |id, failure| Answer { origin: self.origin, id, body: Err(failure) };
         let now = self.hub.now();
         let mut requests = Vec::with_capacity(frame.calls.len());
@@ -157,6 +189,7 @@ impl Session {
                 Ok(request)
             });
             match admitted {
+                Ok(request) if self.is_for_others(&request) => for_others.push(request),
                 Ok(request) => requests.push(request),
                 Err(failure) => {
                     // Counted as all answers are, when it leaves.
@@ -166,13 +199,20 @@ impl Session {
             }
         }
         if requests.is_empty() {
-            return refused;
+            return Taken { refused, for_others };
         }
         let ids: Vec<u64> = requests.iter().map(|r| r.id).collect();
         if let Err(failure) = self.hub.submit(requests) {
             refused.extend(ids.into_iter().map(|id| refuse(id, failure.clone())));
         }
-        refused
+        Taken { refused, for_others }
+    }
+
+    /// A read of the catalog where there is no replica of it.
+    fn is_for_others(&self, request: &ShardRequest) -> bool {
+        request.shard == ShardId::SYSTEM
+            && matches!(request.body, RequestBody::Range { .. } | RequestBody::Get { .. })
+            && !self.hub.catalog.is_member()
     }
 
     /// Makes room for a call, or refuses it.
@@ -268,8 +308,8 @@ impl Session {
 pub(super) struct ServerFrames {
     session: Arc<Session>,
     _flying: Flying,
-    answers: mpsc::Receiver<Vec<Answer>>,
-    batches: Vec<Vec<Answer>>,
+    answers: mpsc::Receiver<Batch>,
+    batches: Vec<Batch>,
     /// What did not fit into the frame before.
     waiting: VecDeque<Answer>,
     frame_bytes_max: usize,
@@ -289,7 +329,11 @@ impl Stream for ServerFrames {
             if got == 0 {
                 return Poll::Ready(None);
             }
-            this.waiting.extend(this.batches.drain(..).flatten());
+            // The first one has waited longest.
+            if let Some(first) = this.batches.first() {
+                observe(&this.session.hub.metrics.reply, first.left_at.elapsed());
+            }
+            this.waiting.extend(this.batches.drain(..).flat_map(|batch| batch.answers));
         }
         Poll::Ready(Some(Ok(this.next_frame())))
     }

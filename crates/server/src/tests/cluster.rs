@@ -92,10 +92,48 @@ async fn http_says_how_the_node_is_and_idle_or_foreign_connections_do_no_harm() 
         ("/health", "\"status\":\"ok\""),
         ("/ready", "\"ready\":true"),
         ("/version", env!("CARGO_PKG_VERSION")),
-        ("/metrics", "atoll_log_write_seconds_count"),
+        ("/metrics", "atoll_stage_log_write_seconds_count"),
     ] {
         let text = get(&cluster.configs[0].http_listen, path).await;
         assert!(text.contains(wanted), "{path}: {text}");
+    }
+    drop(client);
+    cluster.stop_all().await;
+}
+
+/// How often a histogram was observed.
+async fn observations(address: &str, name: &str) -> u64 {
+    let text = get(address, "/metrics").await;
+    let line = text.lines().find_map(|l| l.strip_prefix(&format!("atoll_{name}_seconds_count ")));
+    line.unwrap_or_else(|| panic!("{name} is missing: {text}")).trim().parse().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_put_moves_the_histogram_of_every_stage() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(3, folder.path()).await;
+    let client = cluster.client().await;
+    let keyspace = client.keyspace("default");
+    keyspace.put("k", "0").await.unwrap();
+    let stages = ["queue", "log_write", "fsync", "replicate", "apply", "reply"];
+    let mut before = Vec::new();
+    for stage in stages {
+        let mut sum = 0;
+        for config in &cluster.configs {
+            sum += observations(&config.http_listen, &format!("stage_{stage}")).await;
+        }
+        before.push(sum);
+    }
+    for i in 0..20 {
+        keyspace.put("k", format!("{i}")).await.unwrap();
+    }
+    for (stage, before) in stages.iter().zip(before) {
+        let mut sum = 0;
+        for config in &cluster.configs {
+            sum += observations(&config.http_listen, &format!("stage_{stage}")).await;
+        }
+        // One caller, one put at a time: each is a batch of its own everywhere.
+        assert!(sum >= before + 20, "{stage} was observed {} times by 20 puts", sum - before);
     }
     drop(client);
     cluster.stop_all().await;

@@ -86,6 +86,7 @@ async fn any_node_answers_unary_calls() {
     assert_eq!(scan_down(&mut kv).await, ["z2", "z1", "z0", "a2", "a1", "a0"]);
     let count = kv.range(pb::RangeRequest { count_only: true, ..all(0) }).await.unwrap();
     assert_eq!(count.into_inner().count, 6);
+    pages_and_counts(&mut kv).await;
     let wide =
         pb::DeleteRequest { keyspace: "orders".into(), end: all(0).end, ..Default::default() };
     assert_eq!(kv.delete(wide).await.unwrap().into_inner().deleted, 6);
@@ -95,6 +96,30 @@ async fn any_node_answers_unary_calls() {
     let status = admin.cluster_status(pb::ClusterStatusRequest { all: true }).await.unwrap();
     assert_eq!(status.into_inner().nodes.len(), 3);
     cluster.stop_all().await;
+}
+
+/// A page ends where its bytes do, and its count may be that of the whole range.
+async fn pages_and_counts(kv: &mut KvClient<Channel>) {
+    let request = pb::RangeRequest { max_bytes: 1, count_total: true, ..all(0) };
+    let mut at = request.clone();
+    for (before, key) in (0..).zip(["a0", "a1", "a2", "z0", "z1", "z2"]) {
+        let page = kv.range(at.clone()).await.unwrap().into_inner();
+        let keys: Vec<_> = page.kvs.iter().map(|kv| kv.key.clone()).collect();
+        assert_eq!(keys, [key], "one key has a byte already");
+        assert_eq!((page.count, page.uncounted), (6 - before, None));
+        at.start = page.next.unwrap_or_default();
+    }
+    let page = kv.range(pb::RangeRequest { limit: 2, descending: true, ..request.clone() }).await;
+    assert_eq!((page.unwrap().into_inner().count), 6);
+    let page = kv.range(pb::RangeRequest { limit: 2, count_total: false, ..request.clone() }).await;
+    assert_eq!((page.unwrap().into_inner().count), 1, "without it the page is counted");
+    let mut pages = kv.scan(request).await.unwrap().into_inner();
+    let mut counts = Vec::new();
+    while let Some(page) = pages.message().await.unwrap() {
+        counts.push((page.kvs.len(), page.count));
+    }
+    counts.retain(|(keys, _)| *keys > 0);
+    assert_eq!(counts, [(1, 6), (1, 1), (1, 1), (1, 1), (1, 1), (1, 1)]);
 }
 
 async fn scan_down(kv: &mut KvClient<Channel>) -> Vec<atoll_client::Bytes> {

@@ -12,6 +12,7 @@
 mod harness;
 
 mod catch_up;
+mod cli;
 mod damage;
 mod dev;
 mod disk_full;

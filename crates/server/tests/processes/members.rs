@@ -162,3 +162,83 @@ async fn joining_wrongly_is_refused_with_what_to_do() {
         assert!(process.said().contains(words), "{}", process.said());
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_founder_that_lost_its_folder_does_not_vote_and_says_what_to_do() {
+    let _turn = Turn::among_others();
+    let mut cluster = Cluster::start(3, &[]).await;
+    let client = cluster.client(Duration::from_secs(20)).await;
+    let keyspace = client.keyspace("default");
+    keyspace.put("k", "v").await.expect("a put");
+    eventually("the catalog has seen all three", LONG, async || {
+        let catalog = client.newest_catalog().await.map_err(|f| f.to_string())?;
+        let unseen = catalog.nodes().find(|n| n.incarnation.0 == 0);
+        unseen.map_or(Ok(()), |n| Err(format!("node {} has no mark", n.id)))
+    })
+    .await;
+    // Node 3 loses everything while node 2 is down: with node 1 it could elect a leader.
+    cluster.kill_node(2);
+    cluster.kill_node(3);
+    std::fs::remove_dir_all(cluster.data(3)).expect("it is there");
+    cluster.start_node(3);
+    let short = keyspace.clone().with_timeout(Duration::from_secs(3));
+    let failure = short.put("k", "w").await.expect_err("one of three can't acknowledge");
+    assert!(failure.happened != atoll_client::Happened::Yes, "{failure}");
+    assert!(cluster.node(3).ended().is_none(), "it waits until it can know");
+    // With node 2 the cluster can tell it.
+    cluster.start_node(2);
+    cluster.node_ready(2).await;
+    assert_eq!(cluster.node(3).exit_code(LONG).await, 1);
+    let said = cluster.node(3).said();
+    for words in ["node 3 was part of cluster", "cluster remove 3", "--join"] {
+        assert!(said.contains(words), "{words:?} is missing in: {said}");
+    }
+    assert!(!cluster.data(3).join("IDENTITY").exists(), "it did not take part");
+    keyspace.put("k", "x").await.expect("the other two go on");
+    // What it says to do works.
+    done(&cluster, &["cluster", "remove", "3"]).await;
+    cluster.kill_node(3);
+    let node = cluster.join_node(&client).await;
+    done(&cluster, &["cluster", "add", &node.to_string()]).await;
+    assert_eq!(voters(&client, DEFAULT).await, [1, 2, 4]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_founder_that_is_first_started_late_takes_part() {
+    let _turn = Turn::among_others();
+    let mut cluster = Cluster::prepare(3, &[]);
+    cluster.start_node(1);
+    cluster.start_node(2);
+    cluster.ready().await;
+    let client = cluster.client(Duration::from_secs(20)).await;
+    client.keyspace("default").put("k", "v").await.expect("a put");
+    cluster.start_node(3);
+    cluster.node_ready(3).await;
+    // It holds what the others hold: one of them may go.
+    eventually("node 3 has caught up", LONG, async || {
+        let replica = cluster.replica(&client, 3, DEFAULT).await;
+        let replica = replica.ok_or_else(|| "it has no replica".to_owned())?;
+        if replica.revision.0 >= 2 { Ok(()) } else { Err(format!("{replica:?}")) }
+    })
+    .await;
+    cluster.kill_node(1);
+    let value = client.keyspace("default").get("k").await.expect("a get");
+    assert_eq!(value.expect("it is there").value, "v");
+    client.keyspace("default").put("k", "w").await.expect("a put");
+    cluster.check_sound();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_may_begin_at_a_node_that_has_no_replica_of_the_catalog() {
+    let _turn = Turn::among_others();
+    let mut cluster = Cluster::start(1, &[]).await;
+    let client = cluster.client(Duration::from_secs(20)).await;
+    client.keyspace("default").put("k", "v").await.expect("a put");
+    let node = cluster.join_node(&client).await;
+    let address = cluster.client_address(node);
+    let newcomer = Client::connect([address]).await.expect("any node will do");
+    let value = newcomer.keyspace("default").get("k").await.expect("a get");
+    assert_eq!(value.expect("it is there").value, "v");
+    newcomer.keyspace("default").put("k", "w").await.expect("a put");
+    cluster.check_sound();
+}

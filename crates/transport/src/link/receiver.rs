@@ -5,9 +5,10 @@ use std::sync::Arc;
 use atoll_base::NodeId;
 use atoll_replica::{PeerBody, PeerMessage};
 use atoll_wire::peer::{FORMAT, decode};
-use atoll_wire::peer_v1::{Delivered, Hello, PeerFrame};
+use atoll_wire::peer_v1::{Delivered, FoundingReply, FoundingRequest, Hello, PeerFrame};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::founding::IsNew;
 use super::outbound::{Links, Liveness};
 use super::stats::add;
 use crate::stub::peer_v1::peer_server;
@@ -16,13 +17,21 @@ use crate::stub::peer_v1::peer_server;
 #[derive(Clone)]
 pub struct Receiver {
     links: Arc<Links>,
+    is_new: Option<IsNew>,
 }
 
 impl Receiver {
     /// Hears for the node of these links.
     #[must_use]
     pub fn new(links: Arc<Links>) -> Self {
-        Self { links }
+        Self { links, is_new: None }
+    }
+
+    /// Tells founders that ask whether this node has anything of the cluster.
+    #[must_use]
+    pub fn telling(mut self, is_new: IsNew) -> Self {
+        self.is_new = Some(is_new);
+        self
     }
 
     /// The gRPC service, with the links' size limits.
@@ -149,5 +158,23 @@ impl peer_server::Peer for Receiver {
         let from = self.greet(&mut frames).await?;
         self.hear(frames, from).await?;
         Ok(Response::new(Delivered {}))
+    }
+
+    async fn founding(
+        &self,
+        request: Request<FoundingRequest>,
+    ) -> Result<Response<FoundingReply>, Status> {
+        let us = self.links.identity();
+        let FoundingRequest { cluster, from } = request.into_inner();
+        if cluster != us.cluster {
+            return Err(Status::failed_precondition(format!(
+                "node {from} belongs to cluster {cluster:016x}, node {} to cluster {:016x}",
+                us.node, us.cluster
+            )));
+        }
+        let Some(is_new) = &self.is_new else {
+            return Err(Status::unimplemented("this node founds nothing"));
+        };
+        Ok(Response::new(FoundingReply { cluster, is_new: is_new().await }))
     }
 }

@@ -15,6 +15,9 @@
 //! `claimed` with plain puts, and between them puts a record only where the key does not have that
 //! value already. Nothing is lost, and no key is changed twice by one record.
 //!
+//! What comes from standard input can't be gone back in: there is no progress file, and the whole of
+//! it is doubtful. So the same input may be given again after an interruption.
+//!
 //! Records of one key keep their order: one that is under way makes the next of its key wait.
 
 mod progress;
@@ -48,7 +51,7 @@ pub(crate) struct ImportArgs {
     data: DataArgs,
     #[command(flatten)]
     text: TextArgs,
-    /// The file
+    /// The file, or - for standard input
     file: PathBuf,
     /// How it holds records; without it, as its name says
     #[arg(long, value_enum)]
@@ -99,20 +102,28 @@ impl ImportArgs {
     pub(crate) async fn run(self) -> Result<Ended, Problem> {
         let format = self.format.or_else(|| FileFormat::of(&self.file)).ok_or_else(|| {
             Problem::usage(format!(
-                "what {} holds cannot be seen from its name; give --format",
+                "what {} holds cannot be seen from its name; give --format jsonl, csv or tsv",
                 self.file.display()
             ))
         })?;
         let keyspace = self.data.keyspace().await?;
-        let (file, from) = ProgressFile::open(&self.file, &self.identity(format), self.restart)?;
+        let (file, from) = match self.is_stream() {
+            true => ProgressFile::none(),
+            false => ProgressFile::open(&self.file, &self.identity(format), self.restart)?,
+        };
         let fields = Fields {
             key: self.key.clone(),
             value: (!self.whole).then(|| self.value.clone()),
             encoding: self.text.encoding(),
         };
-        let reader = RecordReader::open(&self.file, format, fields, from.done)?;
-        let length = std::fs::metadata(&self.file).map_or(0, |m| m.len());
-        let bar = progress_bar(length, from.done);
+        let (reader, bar) = match self.is_stream() {
+            true => (RecordReader::of_stream(std::io::stdin(), format, fields)?, spinner()),
+            false => {
+                let length = std::fs::metadata(&self.file).map_or(0, |m| m.len());
+                let reader = RecordReader::open(&self.file, format, fields, from.done)?;
+                (reader, progress_bar(length, from.done))
+            }
+        };
         if from.done > 0 {
             bar.println(format!("going on behind {} records", from.records));
         }
@@ -144,6 +155,10 @@ impl ImportArgs {
         Ok(Ended::Well)
     }
 
+    fn is_stream(&self) -> bool {
+        self.file.as_os_str() == "-"
+    }
+
     /// What an import must have in common with the one that it continues.
     fn identity(&self, format: FileFormat) -> String {
         let value = if self.whole { "whole record" } else { self.value.as_str() };
@@ -164,14 +179,21 @@ fn progress_bar(length: u64, done: u64) -> ProgressBar {
     bar
 }
 
+/// For input whose length nobody knows.
+fn spinner() -> ProgressBar {
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {bytes}  {bytes_per_sec}  {msg}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
 impl Import {
     /// Stores every record; on Ctrl-C waits for those under way and notes how far it came.
     async fn run(&mut self) -> Result<(), Problem> {
         let stored = tokio::select! {
             stored = self.store_all() => stored,
-            _ = tokio::signal::ctrl_c() => Err(Problem::Local(
-                "interrupted; the same command goes on where this one stopped".to_owned(),
-            )),
+            _ = tokio::signal::ctrl_c() => Err(Problem::Local(self.file.interrupted().to_owned())),
         };
         while let Some(done) = self.running.join_next().await {
             // The first problem is the one that is told; here it only matters how far it came.
@@ -192,7 +214,7 @@ impl Import {
             if pair.end > self.file.claimed() {
                 self.file.save(Place {
                     done: self.done(),
-                    claimed: pair.end + CLAIM_BYTES,
+                    claimed: pair.end.saturating_add(CLAIM_BYTES),
                     records: self.records,
                 })?;
             }

@@ -36,13 +36,31 @@ struct Contents {
     place: Place,
 }
 
-/// The progress file of one import.
+/// The progress file of one import, or the knowledge that there can be none.
 pub(super) struct ProgressFile {
-    path: PathBuf,
+    /// `None`: the input can't be gone back in.
+    path: Option<PathBuf>,
     contents: Contents,
 }
 
 impl ProgressFile {
+    /// For input that can't be gone back in: any record of it may have been sent before.
+    pub(super) fn none() -> (Self, Place) {
+        let place = Place { claimed: u64::MAX, ..Place::default() };
+        let identity = String::new();
+        let contents =
+            Contents { version: VERSION, identity, input_bytes: 0, input_sample: 0, place };
+        (Self { path: None, contents }, place)
+    }
+
+    /// What to say when the import is interrupted.
+    pub(super) fn interrupted(&self) -> &'static str {
+        match self.path {
+            Some(_) => "interrupted; the same command goes on where this one stopped",
+            None => "interrupted; given the same input again, it writes only what is missing",
+        }
+    }
+
     /// Opens or begins the progress of importing `input`, and says where to go on.
     pub(super) fn open(
         input: &Path,
@@ -62,7 +80,7 @@ impl ProgressFile {
             _ => None,
         };
         let Some(bytes) = old else {
-            return Ok((Self { path, contents: new }, place));
+            return Ok((Self { path: Some(path), contents: new }, place));
         };
         let refuse = |why: &str| {
             let path = path.display();
@@ -83,7 +101,7 @@ impl ProgressFile {
             return refuse("with other settings (keyspace, format, key, value or prefix)");
         }
         let place = old.place;
-        Ok((Self { path, contents: old }, place))
+        Ok((Self { path: Some(path), contents: old }, place))
     }
 
     /// No record behind this place was ever sent.
@@ -94,25 +112,27 @@ impl ProgressFile {
     /// Makes a place durable, whole or not at all.
     pub(super) fn save(&mut self, place: Place) -> Result<(), Problem> {
         self.contents.place = place;
-        let saved = self.write();
-        saved.map_err(|e| Problem::local(format!("write of {}", self.path.display()), &e))
+        let Some(path) = &self.path else { return Ok(()) };
+        let saved = self.write(path);
+        saved.map_err(|e| Problem::local(format!("write of {}", path.display()), &e))
     }
 
-    fn write(&self) -> std::io::Result<()> {
-        let temporary = self.path.with_extension("atoll-import-new");
+    fn write(&self, path: &Path) -> std::io::Result<()> {
+        let temporary = path.with_extension("atoll-import-new");
         let mut file = File::create(&temporary)?;
         file.write_all(&serde_json::to_vec(&self.contents)?)?;
         file.sync_data()?;
-        fs::rename(&temporary, &self.path)?;
-        let folder = self.path.parent().filter(|p| !p.as_os_str().is_empty());
+        fs::rename(&temporary, path)?;
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
         File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
     }
 
     /// The import is complete.
     pub(super) fn remove(self) -> Result<(), Problem> {
-        match fs::remove_file(&self.path) {
+        let Some(path) = &self.path else { return Ok(()) };
+        match fs::remove_file(path) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(Problem::local(format!("removal of {}", self.path.display()), &e))
+                Err(Problem::local(format!("removal of {}", path.display()), &e))
             }
             _ => Ok(()),
         }

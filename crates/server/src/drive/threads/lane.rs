@@ -27,12 +27,17 @@ fn run(mut lane: Lane, id: LaneId, hub: &Hub) {
     loop {
         let timeout = lane.next_deadline().map(|at| hub.clock.until(at));
         match mailbox.take(&mut inputs, timeout) {
-            Taken::Items(waited) => observe(&hub.metrics.lane_wait, waited),
+            Taken::Items(waited) => observe(&hub.metrics.queue, waited),
             Taken::TimedOut => {}
             Taken::Closed => return,
         }
         let began = Instant::now();
-        lane.turn(hub.clock.now(), Clock::wall(), &mut inputs, &mut output);
+        lane.step(hub.clock.now(), Clock::wall(), &mut inputs, &mut output);
+        let stepped = Instant::now();
+        if lane.apply() {
+            observe(&hub.metrics.apply, stepped.elapsed());
+        }
+        lane.serve(&mut output);
         let turned = Instant::now();
         observe(&hub.metrics.lane_turn, turned - began);
         hub.metrics.turns.inc();
@@ -55,6 +60,9 @@ fn carry_out(output: &mut Output, lane: LaneId, hub: &Hub) {
             hub.lanes.origin_gone(slow);
         }
         output.answers.clear();
+    }
+    for took in output.replicated.drain(..) {
+        observe(&hub.metrics.replicate, took);
     }
     if !output.catalog.is_empty() {
         hub.on_catalog(std::mem::take(&mut output.catalog));

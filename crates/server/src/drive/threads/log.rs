@@ -15,6 +15,7 @@ use crate::drive::hub::Hub;
 use crate::drive::mailbox::Taken;
 use crate::drive::metrics::observe;
 use crate::drive::pressure::Observer;
+use crate::drive::timed_disk::SyncTime;
 use crate::drive::work::LogJob;
 
 /// After so long without writes the log does what is better done when nothing waits.
@@ -24,14 +25,19 @@ const MAINTAIN_AFTER: Duration = Duration::from_millis(50);
 const FULL_RETRY: Duration = Duration::from_millis(200);
 
 /// Starts the thread that writes until its queue is closed and empty.
-pub(crate) fn start(writer: LogWriter, hub: Arc<Hub>) -> std::io::Result<JoinHandle<()>> {
+pub(crate) fn start(
+    writer: LogWriter,
+    syncing: SyncTime,
+    hub: Arc<Hub>,
+) -> std::io::Result<JoinHandle<()>> {
     let name = format!("log-{}", hub.node);
-    let thread = LogThread { writer, hub, is_full: false, wrote: false };
+    let thread = LogThread { writer, syncing, hub, is_full: false, wrote: false };
     std::thread::Builder::new().name(name).spawn(move || thread.run())
 }
 
 struct LogThread {
     writer: LogWriter,
+    syncing: SyncTime,
     hub: Arc<Hub>,
     is_full: bool,
     /// Something was written since the last maintenance.
@@ -88,11 +94,14 @@ impl LogThread {
     /// nobody knows what the disk holds then.
     fn write(&mut self, batches: &[LogBatch]) -> Vec<WrittenEntry> {
         loop {
+            self.syncing.take();
             let began = Instant::now();
             match self.writer.write(batches) {
                 Ok(written) => {
                     let metrics = &self.hub.metrics;
-                    observe(&metrics.log_write, began.elapsed());
+                    let (took, syncing) = (began.elapsed(), self.syncing.take());
+                    observe(&metrics.log_write, took.saturating_sub(syncing));
+                    observe(&metrics.fsync, syncing);
                     metrics.log_bytes.inc_by(written.bytes);
                     metrics.log_segments.set(self.writer.segment_count() as i64);
                     self.wrote = true;

@@ -10,7 +10,7 @@ mod wait;
 pub(crate) use cluster::{Cluster, leader};
 pub(crate) use load::Load;
 pub(crate) use ports::Ports;
-pub(crate) use process::{Process, Signal, http_get, resident_bytes};
+pub(crate) use process::{Process, Signal, command, http_get, resident_bytes};
 pub(crate) use turn::Turn;
 pub(crate) use wait::{eventually, within};
 
