@@ -107,16 +107,12 @@ impl Target for Atoll {
     }
 
     async fn revive(&mut self, server: usize, folder: &Path) -> Result<()> {
-        let log = folder.join(format!("n{server}.log"));
+        let log = target::log_file(folder, server);
         self.servers[server] = Server::start(&mut self.command(server, folder), &log)?;
         let [port, ..] = self.ports[server];
         let revived = std::slice::from_mut(&mut self.servers[server]);
-        target::wait_until_ready(revived, async || {
-            let mut client = connect(&[port]).await?;
-            target::Client::get(&mut client, Bytes::from_static(b"probe")).await?;
-            Ok(())
-        })
-        .await
+        target::wait_until_ready(revived, async || target::probe(connect(&[port]).await?).await)
+            .await
     }
 
     fn servers(&self) -> &[Server] {

@@ -117,7 +117,7 @@ impl Target for Etcd {
     }
 
     async fn revive(&mut self, server: usize, folder: &Path) -> Result<()> {
-        let log = folder.join(format!("m{server}.log"));
+        let log = target::log_file(folder, server);
         self.servers[server] = Server::start(&mut self.command(server, folder), &log)?;
         let port = self.client_ports[server];
         let revived = std::slice::from_mut(&mut self.servers[server]);

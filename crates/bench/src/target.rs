@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -91,14 +91,28 @@ pub(crate) async fn start_all(
 ) -> Result<Vec<Server>> {
     let mut servers = Vec::new();
     for (number, mut command) in commands.into_iter().enumerate() {
-        servers.push(Server::start(&mut command, &folder.join(format!("server-{number}.log")))?);
+        servers.push(Server::start(&mut command, &log_file(folder, number))?);
     }
+    wait_until_ready(&mut servers, ask).await?;
+    Ok(servers)
+}
+
+/// Where a server's output goes.
+pub(crate) fn log_file(folder: &Path, server: usize) -> PathBuf {
+    folder.join(format!("server-{server}.log"))
+}
+
+/// Asks until the answer is good; fails when a server ends or all take too long.
+pub(crate) async fn wait_until_ready(
+    servers: &mut [Server],
+    ask: impl AsyncFn() -> Result<()>,
+) -> Result<()> {
     let deadline = Instant::now() + START_MAX;
     loop {
-        for server in &mut servers {
+        for server in &mut *servers {
             server.check()?;
         }
-        let Err(error) = ask().await else { return Ok(servers) };
+        let Err(error) = ask().await else { return Ok(()) };
         if Instant::now() > deadline {
             bail!("the servers did not answer within {} s: {error:#}", START_MAX.as_secs());
         }
