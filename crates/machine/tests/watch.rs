@@ -268,7 +268,14 @@ fn progress_never_overtakes_events() {
 /// included; one revision earlier it is told where to start.
 #[test]
 fn a_watch_starts_at_the_compact_revision_or_ends() {
-    let mut world = World::new(WatchLimits { ring_bytes_max: 0, ..WatchLimits::default() });
+    // Whether memory still has what was forgotten makes no difference.
+    for ring_bytes_max in [0, 1 << 20] {
+        starts_at_the_compact_revision_or_ends(ring_bytes_max);
+    }
+}
+
+fn starts_at_the_compact_revision_or_ends(ring_bytes_max: u64) {
+    let mut world = World::new(WatchLimits { ring_bytes_max, ..WatchLimits::default() });
     for value in ["1", "2", "3", "4"] {
         world.run(Op::Put(put("a", value)));
     }

@@ -117,6 +117,8 @@ struct Watcher {
     /// Where to look next; `None` when everything up to the hub's `through` was looked at.
     next: Option<Cursor>,
     is_queued: bool,
+    /// It began below the compact revision.
+    is_late: bool,
 }
 
 /// The watchers of one shard, the ring they share and the queue of those with something to get.
@@ -174,7 +176,8 @@ impl WatchHub {
     ///
     /// # Errors
     /// `StaleEpoch` for a range that is not wholly the shard's, `AlreadyExists` for an id in use,
-    /// `Overloaded` at the limit. A start that is compacted away is told by the first poll.
+    /// `Overloaded` at the limit. A start that is compacted away is told by the first poll, also
+    /// where memory still has what it wants: what a watch gets must not depend on that.
     pub fn register(
         &mut self,
         id: WatchId,
@@ -197,7 +200,8 @@ impl WatchHub {
         let from = if late { from.next() } else { from };
         let next = (from <= self.through).then_some((from, 0));
         let is_queued = next.is_some();
-        self.watchers.insert(id, Watcher { request, from, next, is_queued });
+        let is_late = is_queued && from < machine.compact_revision();
+        self.watchers.insert(id, Watcher { request, from, next, is_queued, is_late });
         if is_queued {
             self.queue.push_back(id);
         }
@@ -278,13 +282,15 @@ impl WatchHub {
         let Some(next) = watcher.next else {
             return Ok(Poll::Batch(WatchBatch { through: self.through, ..WatchBatch::default() }));
         };
-        let mut delivery = Delivery::new(&watcher.request, limits, self.limits.visits_max, next);
-        if next.0 >= self.ring.first() {
-            self.read_ring(next, &mut delivery);
-        } else if next.0 < machine.compact_revision() {
+        let is_in_ring = next.0 >= self.ring.first();
+        let compact_revision = machine.compact_revision();
+        if watcher.is_late || (!is_in_ring && next.0 < compact_revision) {
             self.cancel(id);
-            let compact_revision = machine.compact_revision();
             return Ok(Poll::Ended(WatchEnd::Compacted { compact_revision }));
+        }
+        let mut delivery = Delivery::new(&watcher.request, limits, self.limits.visits_max, next);
+        if is_in_ring {
+            self.read_ring(next, &mut delivery);
         } else {
             atoll_base::reached!("a watch was served from history");
             self.read_history(next, machine, engine, &mut delivery)?;

@@ -16,6 +16,7 @@ mod cli;
 mod damage;
 mod dev;
 mod disk_full;
+mod etcd;
 mod faults;
 mod hostile;
 mod import;

@@ -1,7 +1,7 @@
 //! `etcdserverpb.Cluster`: the members are the replicas of the store's shard.
 //!
-//! A node joins Atoll's cluster by itself (`atoll serve --join`); being made a member of the store is
-//! what comes after. Its addresses are its own to say.
+//! A node joins Atoll's cluster by itself (`atoll serve --join`); being made a member of the store
+//! is what comes after. Its addresses are its own to say.
 
 use std::time::Duration;
 

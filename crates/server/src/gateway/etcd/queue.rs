@@ -1,11 +1,11 @@
-//! The queue behind locks and elections, laid out as etcd's own clients lay it out, so that those who
-//! use the services and those who build the same from keys and watches exclude each other.
+//! The queue behind locks and elections, laid out as etcd's own clients lay it out, so that those
+//! who use the services and those who build the same from keys and watches exclude each other.
 //!
-//! Who wants something named N puts the key `N/LEASE` under its lease, once. The keys below `N/` are
-//! the queue, in the order of their creation; the first one has what all want. A lease that ends takes
-//! its key out in the same revision, and nobody is let in before a linearizable read has shown its
-//! own key still there and no older one: a waiter whose lease died is told so, never served (trap
-//! T27).
+//! Who wants something named N puts the key `N/LEASE` under its lease, once. The keys below `N/`
+//! are the queue, in the order of their creation; the first one has what all want. A lease that
+//! ends takes its key out in the same revision, and nobody is let in before a linearizable read has
+//! shown its own key still there and no older one: a waiter whose lease died is told so, never
+//! served (trap T27).
 
 use atoll_base::{LeaseId, Revision};
 use atoll_client::Keys;

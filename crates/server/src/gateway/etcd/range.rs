@@ -1,7 +1,7 @@
 //! Ranges: the machine gives pages in key order; etcd's orders and filters are applied to them.
 //!
-//! A limit, and the order of keys either way, are left to the machine. Other orders and filters need
-//! the whole range, as they do in etcd.
+//! A limit, and the order of keys either way, are left to the machine. Other orders and filters
+//! need the whole range, as they do in etcd.
 
 use atoll_base::{Code, Failure, Revision};
 use atoll_client::Keyspace;

@@ -2,9 +2,9 @@
 //!
 //! Each watch is one of the client library, which survives leaders and connections; a task passes
 //! its changes on into the stream's one queue. What a client asks for is done in the order in which
-//! it asks: a watch stands, and that is said, before the next request is looked at, and nothing of a
-//! watch follows the word that it was cancelled. How far a watch is, is noted behind its changes in
-//! the same queue, so that progress is never told ahead of them.
+//! it asks: a watch stands, and that is said, before the next request is looked at, and nothing of
+//! a watch follows the word that it was cancelled. How far a watch is, is noted behind its changes
+//! in the same queue, so that progress is never told ahead of them.
 
 use std::collections::BTreeMap;
 use std::collections::VecDeque;
