@@ -16,18 +16,19 @@ use tokio::task::JoinHandle;
 const SHARD: u64 = 2;
 const TTL: Duration = Duration::from_secs(15);
 
-/// Lets everything that can happen without the clock happen.
+/// Lets virtual time pass.
+async fn pass(time: Duration) {
+    tokio::time::sleep_until(tokio::time::Instant::now() + time).await;
+}
+
+/// Lets everything happen that needs next to no time.
 async fn settle() {
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    pass(Duration::from_millis(50)).await;
 }
 
 fn waiter(client: &Client, name: &'static str) -> JoinHandle<Result<Holding, Failure>> {
     let client = client.clone();
     tokio::spawn(async move { client.lock(name).acquire().await })
-}
-
-async fn sleep(seconds: u64) {
-    tokio::time::sleep(Duration::from_secs(seconds)).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -76,7 +77,7 @@ async fn a_holder_believes_no_longer_than_it_may() {
     let fake = Fake::new(1);
     let client = fake.client().await;
     let held = client.lock("m").ttl(TTL).acquire().await.unwrap();
-    sleep(120).await;
+    pass(Duration::from_secs(120)).await;
     assert_eq!(held.standing(), Standing::Held);
     fake.deafen();
     let silent = tokio::time::Instant::now();
@@ -92,7 +93,7 @@ async fn a_holder_believes_no_longer_than_it_may() {
     assert!(after > TTL / 2 && after <= TTL / 10 * 9, "lost after {after:?}");
     assert_eq!(held.sure_for(), Duration::ZERO);
     fake.hear();
-    sleep(60).await;
+    pass(Duration::from_secs(60)).await;
     assert_eq!(held.standing(), Standing::Lost);
     // The next one has another session; the old one's lease was not renewed meanwhile.
     fake.expire(SHARD, held.session());
@@ -149,7 +150,7 @@ async fn waiters_keep_their_place() {
             5 => fake.hang_up(),
             _ => {}
         }
-        sleep(1).await;
+        pass(Duration::from_secs(1)).await;
         assert_eq!(fake.waiting(SHARD, "m"), n);
     }
     let mut last = held.token();
@@ -238,7 +239,7 @@ async fn many_may_wait_on_one_connection() {
     settle().await;
     assert_eq!(fake.waiting(SHARD, "m"), 100);
     client.keyspace("default").put("k", "v").await.unwrap();
-    sleep(60).await; // over several attempts of each
+    pass(Duration::from_secs(60)).await; // over several attempts of each
     assert_eq!(fake.waiting(SHARD, "m"), 100);
     held.release().await.unwrap();
     for waiter in waiters {
@@ -256,7 +257,7 @@ async fn heartbeats_travel_together() {
     let b = leases.grant(TTL).await.unwrap();
     let held = client.lock("m").ttl(TTL).acquire().await.unwrap();
     let before = fake.heartbeats().len();
-    sleep(60).await;
+    pass(Duration::from_secs(60)).await;
     let beats = fake.heartbeats().split_off(before);
     let expected = 60 * 6 / TTL.as_secs();
     assert!((expected - 2..=expected + 2).contains(&(beats.len() as u64)), "{}", beats.len());
@@ -266,7 +267,7 @@ async fn heartbeats_travel_together() {
     let session = held.session();
     held.release().await.unwrap();
     drop(a);
-    sleep(TTL.as_secs() * 3).await;
+    pass(TTL * 3).await;
     assert_eq!(fake.leases(SHARD), [b.id()], "session {session} is idle, the other one dropped");
     assert_eq!(b.standing(), Standing::Held);
 }
@@ -339,7 +340,7 @@ async fn a_lease_takes_its_keys_along() {
     assert_eq!(keys.leases().renew(id).await.unwrap(), Some(ttl));
     assert_eq!(keys.leases().list().await.unwrap().len(), 2);
     let kept = keys.leases().keep(id).await.unwrap();
-    sleep(10).await;
+    pass(Duration::from_secs(10)).await;
     assert_eq!(kept.standing(), Standing::Held);
     drop(kept);
     settle().await;

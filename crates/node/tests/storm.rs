@@ -1,5 +1,5 @@
-//! Many at once over lanes: ten thousand waiters of one lock, ten thousand watchers of one node, and
-//! clocks that jump under those who hold something.
+//! Many at once over lanes: ten thousand waiters of one lock, ten thousand watchers of one node,
+//! and clocks that jump under those who hold something.
 #![allow(clippy::unwrap_used, reason = "a test stops where it is surprised")]
 
 mod lanes;

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::claim::Wish;
-use super::holding::Holding;
-use super::lock::{Attempt, busy_failure};
+use super::holding::{Attempt, Holding};
+use super::lock::busy_failure;
 use crate::call::Where;
 use crate::client::Client;
 use crate::coordinate::PATIENCE_MAX;

@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_base::{Failure, LeaseId};
-use atoll_machine::{Guard, Mode, Token};
+use atoll_machine::{Busy, Guard, Mode, Token};
 use bytes::Bytes;
 
 use super::claim::{Outcome, Wish, release};
 use super::pulse::Standing;
 use super::tenure::Tenure;
-use crate::hold::lock::Attempt;
 use crate::keyspace::Keyspace;
 
 /// How long a release may take that nobody waits for.
@@ -44,6 +43,16 @@ pub struct Holding {
     guard: Guard,
     tenure: Arc<Tenure>,
     is_released: bool,
+}
+
+/// What came of an attempt that does not wait.
+#[derive(Debug)]
+#[must_use = "what is held is released when it is dropped"]
+pub enum Attempt {
+    /// It is held.
+    Held(Holding),
+    /// Others hold it, or wait for it.
+    Busy(Busy),
 }
 
 impl std::fmt::Debug for Holding {
@@ -113,7 +122,8 @@ impl Holding {
         self.tenure.pulse.standing()
     }
 
-    /// How long it is sure to be held if nothing more is heard of the cluster; zero once it is lost.
+    /// How long it is sure to be held if nothing more is heard of the cluster; zero once it is
+    /// lost.
     #[must_use]
     pub fn sure_for(&self) -> Duration {
         self.tenure.pulse.left()

@@ -7,7 +7,7 @@ use atoll_machine::{Busy, LockInfo, Mode};
 use bytes::Bytes;
 
 use super::claim::Wish;
-use super::holding::Holding;
+use super::holding::{Attempt, Holding};
 use crate::client::Client;
 use crate::keyspace::Keyspace;
 
@@ -26,16 +26,6 @@ use crate::keyspace::Keyspace;
 #[must_use = "nothing is asked for yet"]
 pub struct Lock {
     wish: Wish,
-}
-
-/// What came of an attempt that does not wait.
-#[derive(Debug)]
-#[must_use = "what is held is released when it is dropped"]
-pub enum Attempt {
-    /// It is held.
-    Held(Holding),
-    /// Others hold it, or wait for it.
-    Busy(Busy),
 }
 
 impl Client {

@@ -5,20 +5,20 @@
 //!   lock, semaphore, election      what callers see
 //!            holding               a claim that was granted: token, standing, release
 //!            claim                 a request on its way through the queue
-//!            tenure                the client's session at one shard: a lease, shared by its claims
+//!            tenure                the client's session at one shard: a lease, shared by claims
 //!       heart ── pulse             keeps leases alive; says how much longer they are sure to live
 //! ```
 //!
-//! A claim lives by a **session**, which is a lease. A client has one per shard (and per length), kept
-//! alive by one task: the heartbeats of all of its leases of a shard are one call, and those of
-//! several shards leave together.
+//! A claim lives by a **session**, which is a lease. A client has one per shard (and per length),
+//! kept alive by one task: the heartbeats of all of its leases of a shard are one call, and those
+//! of several shards leave together.
 //!
 //! # When a holder may still believe
 //!
 //! The shard's leader counts a lease's time to live from when it heard of it, which is after the
 //! heartbeat was sent. So a holder is sure of its lease until *send time of the last acknowledged
-//! heartbeat + TTL*, by its own clock; a tenth is taken off for clocks that differ in speed. The clock
-//! is monotonic and counts the time that the machine was suspended.
+//! heartbeat + TTL*, by its own clock; a tenth is taken off for clocks that differ in speed. The
+//! clock is monotonic and counts the time that the machine was suspended.
 //!
 //! ```text
 //!   sent      TTL/6      TTL/3                          TTL·9/10   TTL
@@ -45,8 +45,8 @@ mod tenure;
 
 pub use election::{Candidacy, Election, Leader, Observation};
 pub(crate) use heart::Heart;
-pub use holding::Holding;
+pub use holding::{Attempt, Holding};
 pub use lease::{Lease, Leases};
-pub use lock::{Attempt, Lock};
+pub use lock::Lock;
 pub use pulse::Standing;
 pub use semaphore::Semaphore;

@@ -7,14 +7,14 @@ use atoll_machine::{LockInfo, LockOp, Mode};
 use bytes::Bytes;
 
 use super::claim::Wish;
-use super::holding::Holding;
-use super::lock::{Attempt, busy_failure};
+use super::holding::{Attempt, Holding};
+use super::lock::busy_failure;
 use crate::client::Client;
 use crate::keyspace::Keyspace;
 
 /// A semaphore by name: so many permits, held by clients that live. The limit is kept by the
-/// cluster and set once, by whoever knows it; requests queue in order, and a small one does not pass
-/// a large one.
+/// cluster and set once, by whoever knows it; requests queue in order, and a small one does not
+/// pass a large one.
 ///
 /// ```no_run
 /// # async fn example(client: atoll_client::Client) -> Result<(), atoll_client::Failure> {

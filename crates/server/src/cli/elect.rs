@@ -20,8 +20,12 @@ pub(crate) struct ElectArgs {
     text: TextArgs,
     /// The election
     name: String,
-    /// What to proclaim when elected: campaigns, and leads until interrupted, or while a command runs
-    #[arg(required_unless_present_any = ["leader", "observe"], conflicts_with_all = ["leader", "observe"])]
+    /// What to proclaim when elected: campaigns, and leads until interrupted, or while a command
+    /// runs
+    #[arg(
+        required_unless_present_any = ["leader", "observe"],
+        conflicts_with_all = ["leader", "observe"]
+    )]
     value: Option<String>,
     /// Only say who leads
     #[arg(long, conflicts_with = "observe")]

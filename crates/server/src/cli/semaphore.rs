@@ -19,7 +19,11 @@ pub(crate) struct SemaphoreArgs {
     /// The semaphore
     name: String,
     /// Only set how many permits there are; 0 closes it
-    #[arg(long, value_name = "PERMITS", conflicts_with_all = ["permits", "wait", "attempt", "command"])]
+    #[arg(
+        long,
+        value_name = "PERMITS",
+        conflicts_with_all = ["permits", "wait", "attempt", "command"]
+    )]
     limit: Option<u64>,
     /// How many permits to hold
     #[arg(long, short = 'n', default_value_t = 1)]

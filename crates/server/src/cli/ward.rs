@@ -22,8 +22,8 @@ use super::guard::{GUARD, guard_text};
 /// How the command is treated.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct WardArgs {
-    /// How long the cluster waits for a sign of life before it gives what is held to the next one, in
-    /// seconds, at least 2
+    /// How long the cluster waits for a sign of life before it gives what is held to the next one,
+    /// in seconds, at least 2
     #[arg(long, default_value_t = 15.0, value_name = "SECONDS")]
     ttl: f64,
     /// How long the command has between TERM and KILL when what is held was lost, in seconds

@@ -1,5 +1,7 @@
-//! Locks over real processes: commands that run under them, holders that sleep too long, leaders that
-//! die between a grant and its answer, and strangers.
+//! Locks over real processes: commands that run under them, holders that sleep too long, leaders
+//! that die between a grant and its answer, and strangers.
+
+#![allow(clippy::unwrap_used, reason = "a test stops where it is surprised")]
 
 use std::path::PathBuf;
 use std::time::Duration;

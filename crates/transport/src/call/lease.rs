@@ -9,8 +9,8 @@ use atoll_wire::v1 as pb;
 use pb::answer::Body as Answered;
 use pb::call::Body as Asked;
 
+use super::id::encode_id;
 use super::malformed;
-use super::op::encode_id;
 use super::read::{lease, millis};
 
 /// A lease that must be named: 0 stands for none, and would not be readable in the log.

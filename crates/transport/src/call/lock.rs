@@ -11,9 +11,9 @@ use pb::answer::Body as Answered;
 use pb::call::Body as Asked;
 use pb::lock_mode::Kind;
 
+use super::id::encode_id;
 use super::lease::named;
 use super::malformed;
-use super::op::encode_id;
 
 fn decode_mode(wire: Option<pb::LockMode>) -> Result<Mode, Failure> {
     let Some(wire) = wire else { return Ok(Mode::Exclusive) };

@@ -6,6 +6,7 @@
 //! clocks differ, and stand as points on the receiver's clock.
 
 mod answer;
+mod id;
 mod lease;
 mod lock;
 mod op;
@@ -15,6 +16,7 @@ mod request;
 mod watch;
 
 pub use answer::{decode_answer, encode_answer, encode_status};
+pub use id::command_id;
 pub use lease::{
     decode_keep_alive, decode_lease_grant, decode_lease_revoke, encode_kept_alive,
     encode_lease_status,
@@ -23,7 +25,7 @@ pub use lock::{
     decode_acquire, decode_cancel, decode_proclaim, decode_release, decode_set_semaphore,
     encode_lock_info, encode_observed, guarded,
 };
-pub use op::{command_id, decode_delete, decode_put, decode_txn, encode_reply};
+pub use op::{decode_delete, decode_put, decode_txn, encode_reply};
 pub use read::{decode_range, encode_page, key_value, range_end};
 pub use request::{decode_call, encode_call, encode_member};
 pub use watch::{decode_watch, encode_watch_events};

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use atoll_base::{ClientId, Code, Failure, Revision, Sequence, ShardId};
+use atoll_base::{Code, Failure, Revision, ShardId};
 use atoll_coord::Consistency;
 use atoll_machine::{
-    CommandId, Compare, CompareTarget, DeleteOp, PutOp, Relation, Reply, TxnOp, TxnResult, TxnStep,
+    Compare, CompareTarget, DeleteOp, PutOp, Relation, Reply, TxnOp, TxnResult, TxnStep,
 };
 use atoll_wire::v1 as pb;
 
@@ -184,24 +184,6 @@ fn encode_compare(compare: Compare) -> pb::Compare {
         Relation::Greater => WireRelation::Greater,
     } as i32;
     wire
-}
-
-/// The name that a client gave its request.
-#[must_use]
-pub fn command_id(wire: pb::CommandId) -> CommandId {
-    CommandId {
-        client: ClientId(wire.client),
-        sequence: Sequence(wire.sequence),
-        first_unacknowledged: Sequence(wire.first_unacknowledged),
-    }
-}
-
-pub(super) fn encode_id(id: CommandId) -> pb::CommandId {
-    pb::CommandId {
-        client: id.client.0,
-        sequence: id.sequence.0,
-        first_unacknowledged: id.first_unacknowledged.0,
-    }
 }
 
 /// The wire form of a reply.

@@ -8,6 +8,7 @@ use atoll_machine::{Command, CommandId, GuardedOp, LockOp, Op};
 use atoll_raft::{Member, Role};
 use atoll_wire::v1 as pb;
 
+use super::id::{command_id, encode_id};
 use super::lease::{
     decode_keep_alive, decode_lease_grant, decode_lease_revoke, decode_list, decode_show,
     encode_keep_alive, encode_lease_op, encode_list, encode_show,
@@ -17,10 +18,7 @@ use super::lock::{
     decode_set_semaphore, encode_guards, encode_lock, encode_lock_op, encode_observe, guarded,
 };
 use super::malformed;
-use super::op::{
-    command_id, decode_delete, decode_put, decode_txn, encode_delete, encode_id, encode_put,
-    encode_txn,
-};
+use super::op::{decode_delete, decode_put, decode_txn, encode_delete, encode_put, encode_txn};
 use super::read::{
     at_revision, consistency, decode_range, encode_consistency, encode_range, millis,
 };
