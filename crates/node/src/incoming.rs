@@ -204,6 +204,8 @@ impl Replica {
             incoming.writer = Some(writer);
             incoming.clearing = Some(first);
         }
+        self.step(atoll_raft::Input::InstallBegun, turn);
+        self.absorb(turn);
         Ok(())
     }
 

@@ -148,8 +148,10 @@ impl Replica {
         let (mut over, mut unheard) = (Vec::new(), Vec::new());
         let core = self.group.core();
         self.outgoing.retain(|to, out| {
-            let arrived =
-                core.progress().iter().any(|(node, p)| node == to && p.matched >= out.index);
+            let arrived = core
+                .progress()
+                .iter()
+                .any(|(node, p)| node == to && p.matched >= out.index && !p.is_stateless);
             if arrived || turn.now.since(out.used_at) > IDLE_MAX {
                 over.push((*to, out.index, arrived));
                 return false;

@@ -14,6 +14,7 @@ use crate::core::{CoreRole, RaftCore, Turn};
 use crate::membership::{Membership, QuorumRule, Role};
 use crate::message::Body;
 use crate::output::ProposalOutcome;
+use crate::progress::SendState;
 
 impl RaftCore {
     pub(crate) fn on_change(&mut self, t: &mut Turn<'_>, target: Membership) {
@@ -81,25 +82,28 @@ impl RaftCore {
             };
             return self.append_membership(t, left);
         }
-        if !current.can_lead(self.config.id) {
-            atoll_base::reached!("a leader that is no voter any more resigned");
-            self.resign(t);
-        }
+        self.resign_if_left_out(t);
     }
 
-    /// Leaves leadership to the voter that is furthest.
-    fn resign(&mut self, t: &mut Turn<'_>) {
+    /// A leader that the committed configuration leaves out goes as soon as somebody can follow it:
+    /// without a voter that has the state, the group would have no leader for good.
+    pub(crate) fn resign_if_left_out(&mut self, t: &mut Turn<'_>) {
+        let membership = self.membership();
+        let settled = self.history.index() <= self.commit && !membership.is_joint();
+        if !settled || membership.can_lead(self.config.id) {
+            return;
+        }
+        let able = self.progress.iter().filter(|(node, p)| {
+            membership.members.get(node) == Some(&Role::Voter)
+                && p.state == SendState::Replicate
+                && !p.is_stateless
+        });
+        let furthest: Option<(LogIndex, NodeId)> = able.map(|(node, p)| (p.matched, *node)).max();
+        let Some((_, node)) = furthest else { return };
+        atoll_base::reached!("a leader that is no voter any more resigned");
         // They learn now that the change is done, not from the next leader.
         self.heartbeat(t);
-        let membership = self.membership();
-        let able = self
-            .progress
-            .iter()
-            .filter(|(node, _)| membership.members.get(node) == Some(&Role::Voter));
-        let furthest: Option<(LogIndex, NodeId)> = able.map(|(node, p)| (p.matched, *node)).max();
-        if let Some((_, node)) = furthest {
-            self.send(t, node, Body::TimeoutNow);
-        }
+        self.send(t, node, Body::TimeoutNow);
         self.become_follower(t, self.term, None);
     }
 }

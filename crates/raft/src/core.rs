@@ -14,6 +14,7 @@ use crate::output::{HardState, Output, Write};
 use crate::progress::Progress;
 use crate::reader::{LogReader, ReadError};
 use crate::reads::{Asks, Reads};
+use crate::snapshot::StateHeld;
 use crate::tail::LogView;
 use crate::transfer::Transfer;
 use crate::writes::Writes;
@@ -60,8 +61,7 @@ pub struct RaftCore {
     pub(crate) applied: LogIndex,
     /// The log's end when it was found damaged (trap T14): all that it may have acknowledged.
     pub(crate) damaged: Option<LogIndex>,
-    /// What is damaged is the state alone: votes stay truthful.
-    pub(crate) log_is_whole: bool,
+    pub(crate) state: StateHeld,
 
     /// When this term's leader, or an earlier one, was last heard; protects leaders from
     /// candidates.
@@ -149,7 +149,7 @@ impl RaftCore {
             handed: applied,
             applied,
             damaged: None,
-            log_is_whole: true,
+            state: StateHeld::Whole,
             heard_at: None,
             protected_until,
             election_deadline: None,
@@ -187,18 +187,19 @@ impl RaftCore {
             Input::Tick => self.on_tick(turn),
             Input::Message(message) => self.on_message(turn, message),
             Input::Propose(payloads) => self.on_propose(turn, payloads),
-            Input::Read(context) => self.on_reads(turn, vec![context]),
-            Input::Reads(contexts) => self.on_reads(turn, contexts),
+            Input::Read(context) => self.on_reads(turn, &[context]),
+            Input::Reads(contexts) => self.on_reads(turn, &contexts),
             Input::Transfer(target) => self.on_transfer(turn, target),
             Input::ChangeMembership(target) => self.on_change(turn, target),
             Input::Written { write, term, index } => self.on_written(turn, write, term, index),
-            Input::Applied(index) => self.on_applied(index),
+            Input::Applied(index) => self.on_applied(turn, index),
             Input::Compacted { first, prev_term } => self.on_compacted(first, prev_term),
             Input::SnapshotInstalled { index, term, membership } => {
                 self.on_snapshot_installed(turn, index, term, membership);
             }
             Input::SnapshotSent { to, index, ok } => self.on_snapshot_sent(turn, to, index, ok),
             Input::PeerLiveness { node, alive } => self.on_liveness(turn, node, alive),
+            Input::InstallBegun => self.begin_install(turn),
             Input::StateLost => self.lose_state(turn),
             Input::Damaged => self.become_damaged(turn),
         }
@@ -220,7 +221,7 @@ impl RaftCore {
             return;
         }
         if self.damaged.is_some() {
-            return self.on_message_damaged(t, from, term, body);
+            return self.on_message_damaged(t, from, body);
         }
         self.wake_for(t, &body);
         match body {
@@ -310,7 +311,7 @@ impl RaftCore {
         let new = t.out.write.as_ref().and_then(|w| w.entries.first()).map(|e| e.index.prev());
         self.log.trim(new.unwrap_or(self.log.last()));
         let may_apply = self.durable_commit();
-        if may_apply > self.handed && self.damaged.is_none() {
+        if may_apply > self.handed && self.has_state() {
             self.handed = may_apply;
             t.out.commit = Some(may_apply);
         }
@@ -324,7 +325,8 @@ impl RaftCore {
     /// This step's write, begun if need be.
     pub(crate) fn open_write<'t>(&mut self, t: &'t mut Turn<'_>) -> &'t mut Write {
         if t.out.write.is_none() {
-            t.out.write = Some(Write { id: self.writes.open(), ..Write::default() });
+            let after = t.out.messages_buffer();
+            t.out.write = Some(Write { id: self.writes.open(), after, ..Write::default() });
         }
         t.out.write.as_mut().expect("begun above")
     }
@@ -396,9 +398,10 @@ impl RaftCore {
         }
     }
 
-    fn on_applied(&mut self, index: LogIndex) {
+    fn on_applied(&mut self, t: &mut Turn<'_>, index: LogIndex) {
         assert!(index <= self.handed, "{index} was applied, {} may be (I5)", self.handed);
         self.applied = self.applied.max(index);
+        self.offer_due_snapshots(t);
     }
 
     fn on_compacted(&mut self, first: LogIndex, prev_term: Term) {
@@ -528,7 +531,13 @@ impl RaftCore {
     /// True once the log or state was found damaged and until it is rebuilt.
     #[must_use]
     pub fn is_damaged(&self) -> bool {
-        self.damaged.is_some()
+        self.damaged.is_some() || self.state == StateHeld::Lost
+    }
+
+    /// True while the owner replaces its state by a snapshot.
+    #[must_use]
+    pub fn is_installing(&self) -> bool {
+        self.state == StateHeld::Installing
     }
 
     /// True while leadership is being handed over.
@@ -543,21 +552,26 @@ impl RaftCore {
         self.proposed_bytes
     }
 
-    /// True when this replica may campaign: a voter with data, not damaged. One that an uncommitted
-    /// configuration leaves out still may, because it can be the only one with the longest log
-    /// (thesis 4.2.2).
+    /// True when this replica may campaign: a voter with data, not damaged and not in the middle of
+    /// a snapshot. One that an uncommitted configuration leaves out still may, because it can be
+    /// the only one with the longest log (thesis 4.2.2).
     #[must_use]
     pub fn can_lead(&self) -> bool {
         let id = self.config.id;
         let in_doubt = self.history.index() > self.commit;
-        self.damaged.is_none()
+        self.has_state()
             && (self.membership().can_lead(id)
                 || in_doubt && self.history.previous().is_some_and(|m| m.can_lead(id)))
     }
 
-    /// True when this replica holds data to read: no witness, not damaged.
+    /// True when the state that the log leads to is here: not damaged, not being replaced.
+    pub(crate) fn has_state(&self) -> bool {
+        self.damaged.is_none() && self.state == StateHeld::Whole
+    }
+
+    /// True when this replica holds data to read: no witness, and its state is here.
     pub(crate) fn has_data(&self) -> bool {
-        self.damaged.is_none() && self.membership().role(self.config.id) != Some(Role::Witness)
+        self.has_state() && self.membership().role(self.config.id) != Some(Role::Witness)
     }
 }
 

@@ -14,7 +14,6 @@ use bytes::Bytes;
 use crate::config::planted;
 use crate::core::{CoreRole, RaftCore, Turn};
 use crate::message::Body;
-use crate::progress::Progress;
 use crate::quorum::{self, Tally};
 
 /// Why a replica campaigns.
@@ -197,6 +196,9 @@ impl RaftCore {
             atoll_base::reached!("a vote was refused");
             return self.send(t, from, Body::VoteReply { granted });
         }
+        if !self.has_state() {
+            atoll_base::reached!("a replica without state voted");
+        }
         self.vote = Some(from);
         self.restart_election_timer(t.now);
         if planted!(self.config, VoteBeforeDurable) {
@@ -235,9 +237,8 @@ impl RaftCore {
         self.votes.clear();
         self.election_deadline = None;
         self.follow(t, Some(self.config.id));
-        let (last, id) = (self.log.last(), self.config.id);
-        let others = self.membership().nodes().into_iter().filter(|n| *n != id);
-        self.progress = others.map(|n| (n, Progress::new(last, t.now))).collect();
+        let last = self.log.last();
+        self.sync_progress(t.now);
         self.term_start = last.next();
         self.reads.begin_term();
         self.takeover_after = t.now.after(self.config.election_timeout_min);

@@ -118,7 +118,7 @@ impl RaftCore {
             return;
         }
         self.commit_to(commit);
-        if round > 0 {
+        if round > 0 && !self.ask_for_state(t, from) {
             self.send(t, from, Body::HeartbeatReply { round });
         }
     }

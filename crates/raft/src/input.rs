@@ -41,17 +41,25 @@ pub enum Input {
     /// The owner has cut its log: the first entry kept is `first`, the one before has term
     /// `prev_term`. Only entries that are applied may be cut.
     Compacted { first: LogIndex, prev_term: Term },
-    /// The owner installed a snapshot that ends here and made it durable, and its log is empty
-    /// after `index`. Before it replaces its state it must ask
-    /// [`RaftCore::accepts_snapshot`](crate::RaftCore::accepts_snapshot).
+    /// The owner installed a snapshot that ends here and made it durable. Before it replaces its
+    /// state it must ask [`RaftCore::accepts_snapshot`](crate::RaftCore::accepts_snapshot); and
+    /// when it is done, whether its log goes too
+    /// ([`RaftCore::snapshot_replaces_log`](crate::RaftCore::snapshot_replaces_log)): then the
+    /// log must be empty after `index` before this input.
     SnapshotInstalled { index: LogIndex, term: Term, membership: Membership },
     /// A snapshot sent to this follower arrived or failed.
     SnapshotSent { to: NodeId, index: LogIndex, ok: bool },
     /// The node layer says whether a peer's node is alive (quiet groups).
     PeerLiveness { node: NodeId, alive: bool },
+    /// The owner begins to replace its state by a snapshot that
+    /// [`RaftCore::accepts_snapshot`](crate::RaftCore::accepts_snapshot) accepted: until
+    /// `SnapshotInstalled` or `StateLost` the replica follows, acknowledges and votes as before
+    /// (its log is whole), but it neither campaigns nor leads nor reads: it has no state to do it
+    /// with.
+    InstallBegun,
     /// The state is gone, half-way into a snapshot, and the log with its promises is whole: the
     /// replica still votes, for whoever has at least its log, but doesn't lead until it is
-    /// rebuilt.
+    /// rebuilt. It asks its leader for another snapshot.
     StateLost,
     /// The replica's log or state is damaged: neither vote nor lead until rebuilt (trap T14).
     Damaged,

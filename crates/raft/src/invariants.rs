@@ -37,7 +37,7 @@ impl RaftCore {
     }
 
     fn validate_leader(&self, last: LogIndex) {
-        assert!(self.damaged.is_none(), "T14: a damaged leader");
+        assert!(self.has_state(), "T14: a leader without state");
         assert_eq!(self.vote, Some(self.config.id), "a leader voted for itself");
         assert!(self.term_start <= last, "the term's first entry {}", self.term_start);
         assert_eq!(self.log.term(last), Some(self.term), "a leader's last entry is its own");

@@ -49,8 +49,9 @@ pub enum Body {
     TimeoutNow,
     /// You need the snapshot that ends at this entry; its chunks travel outside the core.
     Snapshot { index: LogIndex, term: Term, membership: super::Membership },
-    /// The snapshot ending at `index` was installed (or failed). Index 0 and not installed: this
-    /// replica is damaged and asks to be rebuilt.
+    /// The snapshot ending at `index` was installed (or failed). Index 0: this replica asks to be
+    /// rebuilt; `installed` then says that only its state is gone, and that its log with all that
+    /// it acknowledged is whole.
     SnapshotReply { index: LogIndex, installed: bool },
     /// The leader stops its heartbeats: it and all members have committed everything up to
     /// `commit`, which is its last entry. A follower that has exactly that stops its election

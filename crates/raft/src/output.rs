@@ -91,7 +91,18 @@ pub struct Output {
     pub role_changed: bool,
     /// The configuration in force changed.
     pub membership: Option<Membership>,
+    spare: Spare,
 }
+
+/// Empty buffers that the owner gave back.
+#[derive(Default, Debug)]
+struct Spare {
+    entries: Vec<Vec<Entry>>,
+    messages: Vec<Vec<Message>>,
+}
+
+/// Buffers of a kind that an output keeps.
+const SPARE_MAX: usize = 64;
 
 impl Output {
     /// Empties all lists and keeps their memory.
@@ -106,6 +117,36 @@ impl Output {
         self.snapshot_offered = None;
         self.role_changed = false;
         self.membership = None;
+    }
+
+    /// Gives a carried-out write's memory back. An owner that does so, and does the same with the
+    /// entries of the messages that it sent, makes replication free of allocations. At most 64
+    /// buffers of a kind are kept.
+    pub fn reuse(&mut self, write: Write) {
+        self.reuse_entries(write.entries);
+        let mut after = write.after;
+        if after.capacity() > 0 && self.spare.messages.len() < SPARE_MAX {
+            after.clear();
+            self.spare.messages.push(after);
+        }
+    }
+
+    /// Gives the memory of an append's entries back; see [`Output::reuse`].
+    pub fn reuse_entries(&mut self, mut entries: Vec<Entry>) {
+        if entries.capacity() > 0 && self.spare.entries.len() < SPARE_MAX {
+            entries.clear();
+            self.spare.entries.push(entries);
+        }
+    }
+
+    /// An empty buffer for entries.
+    pub(crate) fn entries_buffer(&mut self) -> Vec<Entry> {
+        self.spare.entries.pop().unwrap_or_default()
+    }
+
+    /// An empty buffer for messages.
+    pub(crate) fn messages_buffer(&mut self) -> Vec<Message> {
+        self.spare.messages.pop().unwrap_or_default()
     }
 
     /// True when nothing is asked for.

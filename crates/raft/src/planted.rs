@@ -40,3 +40,26 @@ pub enum Bug {
     /// Voters change in one step, however many.
     NoJoint,
 }
+
+impl Bug {
+    /// All of them.
+    pub const ALL: [Self; 17] = [
+        Self::VoteTwice,
+        Self::VoteBeforeDurable,
+        Self::VoteForStaleLog,
+        Self::NoPreVote,
+        Self::NoCheckQuorum,
+        Self::CountUnwritten,
+        Self::HalfQuorum,
+        Self::CommitEarlierTerm,
+        Self::HeartbeatCommitsUnmatched,
+        Self::NoPrevCheck,
+        Self::TruncateOnShortAppend,
+        Self::AckUnwritten,
+        Self::ReadBeforeCommit,
+        Self::ReadWithoutRound,
+        Self::ReuseRound,
+        Self::ChangeBeforeCommit,
+        Self::NoJoint,
+    ];
+}

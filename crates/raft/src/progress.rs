@@ -46,6 +46,17 @@ pub struct Progress {
     pub probe_at: Time,
     /// False when the node layer says that its node is gone.
     pub alive: bool,
+    /// It lost its log, and with it what it acknowledged up to here at most: only a snapshot that
+    /// covers that makes it whole again (trap T14).
+    pub rebuild_to: Option<LogIndex>,
+    /// It holds no data; known also while the entry that leaves it out is being appended.
+    pub is_witness: bool,
+    /// Its log is whole and its state is not, whatever `state` says.
+    pub is_stateless: bool,
+    /// A snapshot was asked for its sake and was not reported on yet.
+    pub(crate) snapshot_asked: bool,
+    /// It needs a snapshot, and the leader has not yet applied enough for one.
+    pub(crate) snapshot_due: bool,
 }
 
 impl Progress {
@@ -62,6 +73,11 @@ impl Progress {
             window: Window::default(),
             probe_at: now,
             alive: true,
+            rebuild_to: None,
+            is_witness: false,
+            is_stateless: false,
+            snapshot_asked: false,
+            snapshot_due: false,
         }
     }
 
@@ -69,7 +85,14 @@ impl Progress {
     pub(crate) fn probe(&mut self, next: LogIndex) {
         self.next = next.max(self.matched.next());
         self.state = SendState::Probe { waiting: false };
+        self.snapshot_due = false;
         self.window.clear();
+    }
+
+    /// It no longer says that it has no state.
+    pub(crate) fn has_state_again(&mut self) {
+        self.is_stateless = false;
+        self.snapshot_asked = false;
     }
 
     /// It is durable and equal up to `matched`. True when that is news.

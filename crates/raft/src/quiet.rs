@@ -35,7 +35,8 @@ impl RaftCore {
         let all_know = self
             .progress
             .iter()
-            .all(|(_, p)| !p.alive || (p.matched == last && p.commit_sent == last));
+            .all(|(_, p)| !p.alive || (p.matched == last && p.commit_sent == last))
+            && !self.progress.iter().any(|(_, p)| p.is_stateless);
         let enough_alive = quorum::replicates(self.membership(), |node| {
             node == self.config.id
                 || self.follower(node).is_some_and(|at| self.progress[at].1.alive)
@@ -65,6 +66,7 @@ impl RaftCore {
         if !self.config.quiesce
             || self.log.last() != commit
             || self.verified.max(self.commit) < commit
+            || !self.has_state()
         {
             atoll_base::reached!("a follower that is behind refused to go quiet");
             return self.send(t, from, Body::Wake);

@@ -27,6 +27,8 @@ use crate::quorum;
 const ROUNDS_MAX: usize = 2;
 /// Reads that wait in one core; more are refused.
 const WAITING_MAX: usize = 1 << 16;
+/// A list of readers longer than that gives its memory back.
+const SPARE_READERS_MAX: usize = 4_096;
 
 /// Who waits for an index.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +52,8 @@ pub(crate) struct Reads {
     round: u64,
     rounds: VecDeque<Round>,
     waiting: Vec<Reader>,
+    /// Lists of rounds that are over, to be filled again.
+    spare: Vec<Vec<Reader>>,
     /// When the last confirmed round began.
     lease_from: Option<Time>,
     lease_lost: bool,
@@ -69,6 +73,12 @@ impl Reads {
         self.waiting.is_empty() && self.rounds.iter().all(|r| r.readers.is_empty())
     }
 
+    fn keep_spare(&mut self, readers: Vec<Reader>) {
+        if self.spare.len() <= ROUNDS_MAX && readers.capacity() <= SPARE_READERS_MAX {
+            self.spare.push(readers);
+        }
+    }
+
     /// No lease for the rest of this term.
     pub(crate) fn lose_lease(&mut self) {
         self.lease_lost = true;
@@ -76,32 +86,32 @@ impl Reads {
 }
 
 impl RaftCore {
-    pub(crate) fn on_reads(&mut self, t: &mut Turn<'_>, contexts: Vec<ReadContext>) {
+    pub(crate) fn on_reads(&mut self, t: &mut Turn<'_>, contexts: &[ReadContext]) {
         if contexts.is_empty() {
             return;
         }
         if self.role == CoreRole::Leader {
-            return self.read(t, contexts.into_iter().map(Reader::Here).collect());
+            return self.read(t, contexts.iter().copied().map(Reader::Here));
         }
         let full = self.asks.waiting.len() + contexts.len() > WAITING_MAX;
         if self.leader.is_none() || !self.has_data() || full {
             let leader = self.leader;
-            t.out.reads_failed.extend(contexts.into_iter().map(|c| (c, leader)));
+            t.out.reads_failed.extend(contexts.iter().map(|c| (*c, leader)));
             return;
         }
-        self.asks.waiting.extend(contexts);
+        self.asks.waiting.extend_from_slice(contexts);
         self.ask(t);
     }
 
     pub(crate) fn on_read_index(&mut self, t: &mut Turn<'_>, from: NodeId, context: u64) {
         if self.role == CoreRole::Leader {
-            self.read(t, vec![Reader::There { node: from, context }]);
+            self.read(t, std::iter::once(Reader::There { node: from, context }));
         } else {
             self.send(t, from, Body::ReadIndexReply { context, index: None });
         }
     }
 
-    fn read(&mut self, t: &mut Turn<'_>, readers: Vec<Reader>) {
+    fn read(&mut self, t: &mut Turn<'_>, readers: impl ExactSizeIterator<Item = Reader>) {
         self.wake(t);
         if self.reads.waiting.len() + readers.len() > WAITING_MAX {
             atoll_base::reached!("a read was refused because too many wait");
@@ -126,7 +136,8 @@ impl RaftCore {
         if self.reads.waiting.is_empty() || busy >= ROUNDS_MAX {
             return;
         }
-        let readers = std::mem::take(&mut self.reads.waiting);
+        let empty = self.reads.spare.pop().unwrap_or_default();
+        let readers = std::mem::replace(&mut self.reads.waiting, empty);
         if !planted!(self.config, ReuseRound) {
             self.reads.round += 1;
         }
@@ -164,9 +175,10 @@ impl RaftCore {
             if !confirmed {
                 break;
             }
-            let Some(round) = self.reads.rounds.pop_front() else { break };
+            let Some(mut round) = self.reads.rounds.pop_front() else { break };
             self.reads.lease_from = self.reads.lease_from.max(Some(round.began));
-            self.serve(t, round.readers, round.index);
+            self.serve(t, round.readers.drain(..), round.index);
+            self.reads.keep_spare(round.readers);
         }
         if !self.reads.waiting.is_empty() && self.commit >= self.term_start {
             self.start_waiting_reads(t);
@@ -180,7 +192,7 @@ impl RaftCore {
             && self.reads.lease_from.is_some_and(|from| now < from.after(length))
     }
 
-    fn serve(&self, t: &mut Turn<'_>, readers: Vec<Reader>, index: LogIndex) {
+    fn serve(&self, t: &mut Turn<'_>, readers: impl Iterator<Item = Reader>, index: LogIndex) {
         for reader in readers {
             match reader {
                 Reader::Here(context) => t.out.reads.push((context, index)),
@@ -191,7 +203,12 @@ impl RaftCore {
         }
     }
 
-    fn refuse(&self, t: &mut Turn<'_>, readers: Vec<Reader>, leader: Option<NodeId>) {
+    fn refuse(
+        &self,
+        t: &mut Turn<'_>,
+        readers: impl Iterator<Item = Reader>,
+        leader: Option<NodeId>,
+    ) {
         for reader in readers {
             match reader {
                 Reader::Here(context) => t.out.reads_failed.push((context, leader)),
@@ -207,7 +224,7 @@ impl RaftCore {
         let rounds = std::mem::take(&mut self.reads.rounds);
         let waiting = std::mem::take(&mut self.reads.waiting);
         for readers in rounds.into_iter().map(|r| r.readers).chain([waiting]) {
-            self.refuse(t, readers, leader);
+            self.refuse(t, readers.into_iter(), leader);
         }
     }
 }
@@ -218,6 +235,8 @@ pub(crate) struct Asks {
     next: u64,
     asked: Option<Asked>,
     waiting: Vec<ReadContext>,
+    /// The list of the last question, to be filled again.
+    spare: Vec<ReadContext>,
 }
 
 #[derive(Debug)]
@@ -231,7 +250,7 @@ impl Asks {
     /// `start` must differ between the lives of a replica, or a late answer could be taken for one
     /// to a later question (trap R1).
     pub(crate) fn new(start: u64) -> Self {
-        Self { next: start, asked: None, waiting: Vec::new() }
+        Self { next: start, asked: None, waiting: Vec::new(), spare: Vec::new() }
     }
 
     pub(crate) fn deadline(&self) -> Option<Time> {
@@ -248,7 +267,8 @@ impl RaftCore {
         self.asks.next = self.asks.next.wrapping_add(1);
         let context = self.asks.next;
         let deadline = t.now.after(self.config.election_timeout_min);
-        let readers = std::mem::take(&mut self.asks.waiting);
+        let empty = std::mem::take(&mut self.asks.spare);
+        let readers = std::mem::replace(&mut self.asks.waiting, empty);
         self.asks.asked = Some(Asked { context, deadline, readers });
         self.send(t, leader, Body::ReadIndex { context });
     }
@@ -262,13 +282,16 @@ impl RaftCore {
         if self.asks.asked.as_ref().is_none_or(|a| a.context != context) {
             return;
         }
-        let Some(asked) = self.asks.asked.take() else { return };
+        let Some(mut asked) = self.asks.asked.take() else { return };
         match index {
-            Some(index) => t.out.reads.extend(asked.readers.into_iter().map(|c| (c, index))),
+            Some(index) => t.out.reads.extend(asked.readers.drain(..).map(|c| (c, index))),
             None => {
                 let leader = self.leader;
-                t.out.reads_failed.extend(asked.readers.into_iter().map(|c| (c, leader)));
+                t.out.reads_failed.extend(asked.readers.drain(..).map(|c| (c, leader)));
             }
+        }
+        if asked.readers.capacity() <= SPARE_READERS_MAX {
+            self.asks.spare = asked.readers;
         }
         self.ask(t);
     }

@@ -50,7 +50,8 @@ impl RaftCore {
     ) {
         let (term, mut index) = (self.term, self.log.last());
         let mut bytes = 0;
-        let mut entries = Vec::with_capacity(payloads.len());
+        let mut entries = t.out.entries_buffer();
+        entries.reserve(payloads.len());
         for payload in payloads {
             index = index.next();
             let entry = Entry { term, index, kind, payload };
@@ -107,7 +108,7 @@ impl RaftCore {
             self.want_snapshot(t, at);
             return false;
         };
-        let mut entries = Vec::new();
+        let mut entries = t.out.entries_buffer();
         if bytes_max > 0 {
             match self.log.entries(next, bytes_max, t.log, &mut entries) {
                 Ok(()) => {}
@@ -160,7 +161,7 @@ impl RaftCore {
     }
 
     fn is_witness(&self, node: NodeId) -> bool {
-        self.membership().role(node) == Some(Role::Witness)
+        self.follower(node).is_some_and(|at| self.progress[at].1.is_witness)
     }
 
     /// More of this leader's log is durable.
@@ -187,6 +188,11 @@ impl RaftCore {
         let first = self.log.first();
         let progress = &mut self.progress[at].1;
         progress.heard_at = t.now;
+        // Who lost its log acknowledges nothing before it is rebuilt, but for messages under way;
+        // should this be one, it asks again at the next heartbeat.
+        if !progress.snapshot_due {
+            progress.rebuild_to = None;
+        }
         let news = progress.advance(matched);
         let resumes = match progress.state {
             SendState::Probe { .. } => matched.next() >= progress.next,
@@ -198,6 +204,7 @@ impl RaftCore {
                 atoll_base::reached!("a follower in the snapshot state met the log again");
             }
             progress.state = SendState::Replicate;
+            progress.snapshot_due = false;
             progress.next = progress.matched.next();
             progress.window.clear();
         }
@@ -305,6 +312,10 @@ impl RaftCore {
         }
         self.heartbeat_deadline = Some(t.now.after(self.config.heartbeat_interval));
         self.take_over_by_priority(t);
+        self.resign_if_left_out(t);
+        if self.role != CoreRole::Leader {
+            return;
+        }
         if self.may_go_quiet() {
             return self.go_quiet(t);
         }
@@ -340,6 +351,15 @@ impl RaftCore {
         let progress = &mut self.progress[at].1;
         progress.heard_at = t.now;
         progress.round = progress.round.max(round);
+        if progress.is_stateless {
+            progress.has_state_again();
+        }
+        if progress.snapshot_due {
+            // Damaged replicas don't answer so: it was started again and found whole.
+            progress.rebuild_to = None;
+            progress.probe(progress.matched.next());
+            progress.probe_at = t.now;
+        }
         // Unanswered for a whole interval: the append, or its answer, was lost.
         if t.now >= progress.probe_at {
             match progress.state {
@@ -375,8 +395,9 @@ impl RaftCore {
                 continue;
             }
             let known = old.iter().position(|(n, _)| *n == node);
-            let progress =
+            let mut progress =
                 known.map_or_else(|| Progress::new(last, now), |at| old.swap_remove(at).1);
+            progress.is_witness = self.membership().role(node) == Some(Role::Witness);
             self.progress.push((node, progress));
         }
     }

@@ -4,6 +4,12 @@
 //! fetching it is the owner's work. A follower in the *snapshot* state gets heartbeats but no
 //! appends until the owner reports, or the follower answers that it is within reach of the log
 //! again.
+//!
+//! While a snapshot is installed the old state is gone and the new one is not there: the replica
+//! follows and votes, since its log is whole, but can't lead. If the install is cut off it stays so
+//! and asks for another one; whatever that ends at, its log goes on from there if it reaches so
+//! far, so nothing that it acknowledged is given up. A replica whose *log* was found damaged is
+//! silent until a snapshot covers all that it may have acknowledged.
 
 use atoll_base::{LogIndex, NodeId, Term};
 
@@ -13,20 +19,49 @@ use crate::membership::Membership;
 use crate::message::{Body, Message};
 use crate::progress::SendState;
 
+/// What there is of the state that the log leads to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum StateHeld {
+    /// All that was applied.
+    Whole,
+    /// The owner replaces it by a snapshot at the moment.
+    Installing,
+    /// Nothing: an install was cut off.
+    Lost,
+}
+
 impl RaftCore {
     pub(crate) fn want_snapshot(&mut self, t: &mut Turn<'_>, at: usize) {
-        let (node, progress) = &mut self.progress[at];
+        let progress = &mut self.progress[at].1;
         progress.state = SendState::Snapshot;
         progress.window.clear();
-        t.out.snapshots_wanted.push(*node);
+        progress.snapshot_due = true;
+        self.offer_due_snapshots(t);
+    }
+
+    /// Asks the owner for the snapshots that can be taken now: one that rebuilds a lost log must
+    /// cover all that was acknowledged out of it.
+    pub(crate) fn offer_due_snapshots(&mut self, t: &mut Turn<'_>) {
+        for (node, progress) in &mut self.progress {
+            let enough = progress.rebuild_to.is_none_or(|to| self.applied >= to);
+            if progress.snapshot_due && enough {
+                progress.snapshot_due = false;
+                t.out.snapshots_wanted.push(*node);
+            }
+        }
     }
 
     /// The leader's announcement of a snapshot that ends at `index` (at or below the applied index,
     /// and not below the log's start), to send once its chunks can be fetched. `None` when this
-    /// core doesn't lead or doesn't know the index.
+    /// core doesn't lead or doesn't know the index, or when that rebuilds too little of a follower
+    /// that lost its log.
     #[must_use]
     pub fn snapshot_message(&self, to: NodeId, index: LogIndex) -> Option<Message> {
         if self.role != CoreRole::Leader || index > self.applied {
+            return None;
+        }
+        let floor = self.follower(to).and_then(|at| self.progress[at].1.rebuild_to);
+        if floor.is_some_and(|floor| index < floor) {
             return None;
         }
         let term = self.log.term(index)?;
@@ -59,10 +94,40 @@ impl RaftCore {
     /// True when an offered snapshot is still worth installing; ask before replacing any state.
     #[must_use]
     pub fn accepts_snapshot(&self, index: LogIndex, term: Term) -> bool {
-        match self.damaged {
-            // It must cover all that this replica may have acknowledged.
-            Some(end) => index >= end,
-            None => index > self.commit && self.log.term(index) != Some(term),
+        match (self.damaged, self.state) {
+            // It must cover all that this replica may have acknowledged. The leader sees to that;
+            // this is against offers that are older than the damage. What is left of the log may
+            // end in entries that no leader of the snapshot's term ever had: those don't count.
+            (Some(end), _) => (term, index) >= (self.log.last_term(), end),
+            // The whole log goes on from the state, or ends before it.
+            (None, StateHeld::Lost) => self.holds(index, term) || index > self.commit,
+            (None, _) => index > self.commit && !self.holds(index, term),
+        }
+    }
+
+    /// True when installing this snapshot leaves nothing of the log; false when the log has the
+    /// snapshot's last entry and goes on from there (paper, figure 13, step 6). Acknowledged
+    /// entries after it must stay.
+    #[must_use]
+    pub fn snapshot_replaces_log(&self, index: LogIndex, term: Term) -> bool {
+        let goes_on = self.damaged.is_none() && self.holds(index, term);
+        self.accepts_snapshot(index, term) && !goes_on
+    }
+
+    fn holds(&self, index: LogIndex, term: Term) -> bool {
+        self.log.term(index) == Some(term)
+    }
+
+    /// The owner replaces its state: until that is done there is none to lead with.
+    pub(crate) fn begin_install(&mut self, t: &mut Turn<'_>) {
+        if !self.has_state() {
+            return;
+        }
+        self.state = StateHeld::Installing;
+        if self.role == CoreRole::Follower {
+            self.fail_asks(t);
+        } else {
+            self.become_follower(t, self.term, None);
         }
     }
 
@@ -76,16 +141,21 @@ impl RaftCore {
         if !self.accepts_snapshot(index, term) {
             return self.on_snapshot_overtaken(t, index);
         }
+        if self.snapshot_replaces_log(index, term) {
+            self.log.reset(index, term);
+            self.history = History::new(index, membership);
+            self.writes.forget();
+            self.commit = index;
+            self.verified = index;
+            self.acknowledged = index;
+        } else {
+            self.commit_to(index);
+            self.verified = self.verified.max(index);
+        }
         self.damaged = None;
-        self.log_is_whole = true;
-        self.log.reset(index, term);
-        self.history = History::new(index, membership);
-        self.writes.forget();
-        self.commit = index;
+        self.state = StateHeld::Whole;
         self.handed = index;
         self.applied = index;
-        self.verified = index;
-        self.acknowledged = index;
         if let Some(leader) = self.leader {
             self.send_after(t, leader, Body::SnapshotReply { index, installed: true });
         }
@@ -94,10 +164,11 @@ impl RaftCore {
     /// While the snapshot was being installed the log went beyond it: the log stays, and what the
     /// snapshot holds counts as applied. It was committed where it was taken, and the log has it.
     fn on_snapshot_overtaken(&mut self, t: &mut Turn<'_>, index: LogIndex) {
-        if self.damaged.is_some() {
+        if self.is_damaged() {
             return;
         }
         atoll_base::reached!("the log overtook a snapshot while it was installed");
+        self.state = StateHeld::Whole;
         self.commit_to(index);
         self.handed = self.handed.max(index);
         self.applied = self.applied.max(index);
@@ -116,6 +187,8 @@ impl RaftCore {
     ) {
         let Some(at) = self.follower(to) else { return };
         let progress = &mut self.progress[at].1;
+        // Should it still have no state, it asks again.
+        progress.snapshot_asked = false;
         if progress.state != SendState::Snapshot {
             return;
         }
@@ -136,7 +209,13 @@ impl RaftCore {
         index: LogIndex,
         installed: bool,
     ) {
+        if index == LogIndex::ZERO {
+            return self.on_rebuild_asked(t, from, installed);
+        }
         if installed {
+            if let Some(at) = self.follower(from) {
+                self.progress[at].1.has_state_again();
+            }
             self.on_append_reply(t, from, index);
             // The log may have been cut beyond it meanwhile: then it takes another one. A late copy
             // of the reply names an index that is not the newest, and changes nothing.
@@ -152,53 +231,75 @@ impl RaftCore {
         let Some(at) = self.follower(from) else { return };
         let progress = &mut self.progress[at].1;
         progress.heard_at = t.now;
-        if index == LogIndex::ZERO {
-            // It no longer has what it acknowledged, and says so (trap T14).
-            atoll_base::reached!("a follower said that it lost its data");
-            progress.matched = LogIndex::ZERO;
-            if progress.state != SendState::Snapshot {
-                self.want_snapshot(t, at);
-            }
-        } else if progress.state == SendState::Snapshot {
+        if progress.state == SendState::Snapshot {
             let next = progress.matched.next();
             progress.probe(next);
             self.send_appends(t, at);
         }
     }
 
-    /// Damage is met: from here on this replica neither votes nor leads (trap T14).
-    pub(crate) fn become_damaged(&mut self, t: &mut Turn<'_>) {
-        self.log_is_whole = false;
-        self.lose_state(t);
+    /// A follower has no state, and perhaps no log that can be trusted.
+    fn on_rebuild_asked(&mut self, t: &mut Turn<'_>, from: NodeId, log_is_whole: bool) {
+        let Some(at) = self.follower(from) else { return };
+        let last = self.log.last();
+        let progress = &mut self.progress[at].1;
+        progress.heard_at = t.now;
+        let asked = progress.state == SendState::Snapshot || progress.snapshot_asked;
+        if log_is_whole {
+            // What it acknowledged stands, and appends flow on.
+            progress.is_stateless = true;
+            if !asked {
+                progress.snapshot_asked = true;
+                t.out.snapshots_wanted.push(from);
+            }
+            return;
+        }
+        // It no longer has what it acknowledged, and says so (trap T14): a leader's log holds all
+        // that can have been committed with its help, or will be by an answer under way. Rebuilt to
+        // less, it could elect somebody who lacks the rest. So the others must commit that much
+        // first; where they can't, more copies are impaired than the group survives.
+        atoll_base::reached!("a follower said that it lost its data");
+        progress.matched = LogIndex::ZERO;
+        progress.has_state_again();
+        progress.rebuild_to.get_or_insert(last);
+        // One that refused an offer says so at once, and again with each heartbeat: so it gets one
+        // offer a heartbeat.
+        let waits = progress.state == SendState::Probe { waiting: true };
+        if progress.state != SendState::Snapshot && (!waits || t.now >= progress.probe_at) {
+            self.want_snapshot(t, at);
+        }
     }
 
-    pub(crate) fn lose_state(&mut self, t: &mut Turn<'_>) {
+    /// Damage is met: from here on this replica neither votes nor leads (trap T14).
+    pub(crate) fn become_damaged(&mut self, t: &mut Turn<'_>) {
         if self.damaged.is_none() {
             self.damaged = Some(self.log.last());
             self.become_follower(t, self.term, None);
         }
     }
 
-    /// A damaged replica follows, so that it can be rebuilt, and does nothing else; one with a
-    /// whole log votes too: were every replica silent whose snapshot was cut off, the crash of
-    /// one leader could leave a group without a quorum for good.
-    pub(crate) fn on_message_damaged(
-        &mut self,
-        t: &mut Turn<'_>,
-        from: NodeId,
-        term: Term,
-        body: Body,
-    ) {
-        match body {
-            Body::PreVote { last_index, last_term } if self.log_is_whole => {
-                return self.on_pre_vote(t, from, term, last_index, last_term);
-            }
-            Body::Vote { last_index, last_term, .. } if self.log_is_whole => {
-                atoll_base::reached!("a replica without state voted");
-                return self.on_vote(t, from, last_index, last_term);
-            }
-            _ => {}
+    /// The state is gone and the log is whole: still a follower and a voter, or the crash of one
+    /// leader could leave a group without a quorum whose replicas were cut off in snapshots.
+    pub(crate) fn lose_state(&mut self, t: &mut Turn<'_>) {
+        if self.state != StateHeld::Lost {
+            self.state = StateHeld::Lost;
+            self.become_follower(t, self.term, None);
         }
+    }
+
+    /// Asks `leader` for a snapshot if there is no state: instead of an answer to a heartbeat, with
+    /// every one, as long as it takes. True when it did.
+    pub(crate) fn ask_for_state(&self, t: &mut Turn<'_>, leader: NodeId) -> bool {
+        let lost = self.state == StateHeld::Lost;
+        if lost {
+            let (index, installed) = (LogIndex::ZERO, true);
+            self.send(t, leader, Body::SnapshotReply { index, installed });
+        }
+        lost
+    }
+
+    /// A damaged replica follows, so that it can be rebuilt, and does nothing else.
+    pub(crate) fn on_message_damaged(&mut self, t: &mut Turn<'_>, from: NodeId, body: Body) {
         let from_leader = matches!(
             body,
             Body::Append { .. }

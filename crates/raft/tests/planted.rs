@@ -7,6 +7,7 @@
 mod world;
 
 use atoll_raft::planted::Bug;
+use world::shrink::{Shrunk, run, shrink};
 use world::walk::walk;
 
 /// Every mistake that breaks a promise. `NoPreVote` and `NoCheckQuorum` only cost availability, and
@@ -35,7 +36,7 @@ fn the_walk_catches_every_planted_mistake() {
     for bug in BUGS {
         let (mut steps, mut caught) = (0, None);
         for seed in 1..=1_500 {
-            match walk(seed, 6_000, &|c| c.bug = Some(bug)) {
+            match walk(seed, 6_000, Some(&format!("{bug:?}"))) {
                 Ok(walked) => steps += walked.steps,
                 Err(failure) => {
                     steps += failure.step;
@@ -54,4 +55,38 @@ fn the_walk_catches_every_planted_mistake() {
 
 fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
+}
+
+/// A failing walk of thousands of actions becomes a script of few lines, which fails when it is
+/// played, and not without the mistake.
+#[test]
+fn a_failing_walk_shrinks_to_a_short_script() {
+    for (bug, lines_max) in [(Bug::VoteTwice, 40), (Bug::ReadWithoutRound, 60)] {
+        let name = format!("{bug:?}");
+        let failed = (1..=200).find_map(|seed| walk(seed, 6_000, Some(&name)).err());
+        let failure = failed.expect("the walk catches it");
+        let shrunk = shrink(&failure).expect("its actions fail");
+        let (long, short) = (failure.actions.len(), shrunk.actions.len());
+        let script = shrunk.script(&format!("{name}, seed {}", failure.seed));
+        println!("{name}: {long} actions, {short} after {} tries\n{script}", shrunk.tries);
+        assert!(short <= lines_max, "{short} actions are left of {long}");
+        assert!(script.contains("# fails: "), "{script}");
+        // Read back from its own text, it fails the same way.
+        let mut world = None;
+        let commands = Shrunk::commands(&script);
+        let (last, before) = commands.split_last().expect("it has commands");
+        for command in before {
+            world::script::play(&mut world, command);
+        }
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(|_| {}));
+        let end = std::panic::AssertUnwindSafe(|| world::script::play(&mut world, last));
+        let played = std::panic::catch_unwind(end);
+        let mut setup = shrunk.setup.clone();
+        setup.bug = None;
+        let sound = run(&setup, &shrunk.actions);
+        std::panic::set_hook(hook);
+        assert!(played.is_err(), "the script fails when it is played");
+        assert_eq!(sound, None, "without the mistake it doesn't");
+    }
 }

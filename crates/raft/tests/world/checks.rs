@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use atoll_base::{Entry, EntryKind, LogIndex, NodeId, Term};
 use atoll_raft::{Body, CoreRole, LogReader, Message, RaftCore, ReadContext, quorum};
 
-use super::Replica;
 use super::mem_log::MemLog;
+use super::{Health, Replica};
 
 /// A digest of `entry` on top of `state`.
 pub fn digest(state: u64, entry: &Entry) -> u64 {
@@ -80,6 +80,7 @@ impl Checks {
         }
         self.check_commit(replicas, core, from.max(core.first_index().prev()));
         if core.role() == CoreRole::Leader {
+            assert_eq!(replica.health, Health::Whole, "T14: {node} leads without its state");
             let first = *self.leaders.entry(term).or_insert(node);
             assert_eq!(first, node, "I1: two leaders in term {term}");
             let was_leader = before.is_some_and(|(_, _, t)| t == term) && first == node;
@@ -123,7 +124,11 @@ impl Checks {
         }
         let holds = |n: NodeId| {
             replicas.get(&n).is_some_and(|r| {
-                r.disk.first_index() > index || r.disk.term(index).ok() == Some(term)
+                // An acknowledgement may be under way when its log is lost; it is silent then until
+                // it has the entry again, which later checks (I4) see to.
+                r.health == Health::LogLost
+                    || r.disk.first_index() > index
+                    || r.disk.term(index).ok() == Some(term)
             })
         };
         // The configuration at that entry, or a later one already in force: either may have

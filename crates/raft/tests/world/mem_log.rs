@@ -28,6 +28,11 @@ impl MemLog {
         self.entries.extend(entries.iter().cloned());
     }
 
+    /// Removes everything from `from` on.
+    pub fn truncate(&mut self, from: LogIndex) {
+        self.entries.truncate((from.0 - self.prev.0 - 1) as usize);
+    }
+
     pub fn compact(&mut self, first: LogIndex) {
         while self.first_index() < first {
             let Some(entry) = self.entries.pop_front() else { return };

@@ -1,11 +1,18 @@
 //! A group of cores in one thread: their logs, disks that forget what was not written, a network
 //! that does what it is told, virtual time, and checkers that look at everything after every step.
 //!
-//! Shared by the golden scripts, the random walk, the examples and the bench.
+//! Shared by the golden scripts, the random walk, the examples and the benchmarks.
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each user needs another part of it")]
+#![allow(clippy::unwrap_used, reason = "the helpers of a test are not seen as one")]
 
+pub mod action;
 pub mod checks;
 pub mod mem_log;
+pub mod recover;
+pub mod script;
+pub mod show;
+pub mod shrink;
+pub mod snapshots;
 pub mod walk;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -13,8 +20,8 @@ use std::time::Duration;
 
 use atoll_base::{Entry, LogIndex, NodeId, Term, Time};
 use atoll_raft::{
-    Body, Config, HardState, Input, LogReader, Membership, Message, Output, ProposalOutcome,
-    RaftCore, ReadContext, Write,
+    Body, Config, CoreRole, HardState, Input, LogReader, Membership, Message, Output,
+    ProposalOutcome, RaftCore, ReadContext, Write,
 };
 use bytes::Bytes;
 
@@ -48,7 +55,21 @@ pub struct Replica {
     pub state: u64,
     /// What the engine would come back with.
     pub persisted: (LogIndex, u64),
+    /// What the disk holds beside the log; more than once found out after a start.
+    pub health: Health,
+    /// The snapshot that is being installed.
+    pub install: Option<Snapshot>,
     pub lives: u64,
+}
+
+/// What a replica's disk is good for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Health {
+    Whole,
+    /// A snapshot was begun and not finished.
+    NoState,
+    /// The end of the log is gone.
+    LogLost,
 }
 
 /// When a write becomes durable.
@@ -70,8 +91,10 @@ pub struct World {
     pub checks: Checks,
     /// Off in benchmarks, where disks keep nothing and nothing crashes.
     pub checking: bool,
-    /// Lines of what happened, for golden scripts and failures.
-    pub trace: Option<Vec<String>>,
+    /// It can't recover by itself (see `recover`).
+    pub is_over: bool,
+    /// How often something worth reaching was reached.
+    pub reached: BTreeMap<&'static str, u64>,
     /// What the last steps answered.
     pub outcomes: Vec<(NodeId, ProposalOutcome)>,
     pub served: Vec<(NodeId, ReadContext, LogIndex)>,
@@ -113,7 +136,8 @@ impl World {
             disks,
             checks: Checks::default(),
             checking: true,
-            trace: None,
+            is_over: false,
+            reached: BTreeMap::new(),
             outcomes: Vec::new(),
             served: Vec::new(),
             failed: Vec::new(),
@@ -142,16 +166,16 @@ impl World {
             applied: LogIndex::ZERO,
             state: 0,
             persisted: (LogIndex::ZERO, 0),
+            health: Health::Whole,
+            install: None,
             lives: 0,
         };
         self.replicas.insert(node, replica);
         self.start(node);
     }
 
-    pub fn say(&mut self, line: impl FnOnce() -> String) {
-        if let Some(trace) = &mut self.trace {
-            trace.push(line());
-        }
+    pub fn reach(&mut self, what: &'static str) {
+        *self.reached.entry(what).or_default() += 1;
     }
 
     pub fn replica(&self, node: NodeId) -> &Replica {
@@ -176,6 +200,9 @@ impl World {
         replica.lives += 1;
         replica.log = replica.disk.clone();
         (replica.applied, replica.state) = replica.persisted;
+        if replica.health != Health::Whole {
+            (replica.applied, replica.state) = (replica.log.first_index().prev(), 0);
+        }
         let mut config = replica.config.clone();
         config.seed = config.seed.wrapping_mul(31).wrapping_add(replica.lives);
         let (hard, base) = (replica.disk_hard, replica.base.clone());
@@ -183,6 +210,24 @@ impl World {
         let core = core.expect("the disk holds a whole log");
         core.validate();
         replica.core = Some(core);
+        match replica.health {
+            Health::Whole => {}
+            Health::NoState => self.step(node, Input::StateLost),
+            Health::LogLost => self.step(node, Input::Damaged),
+        }
+    }
+
+    /// The disk of a replica that is down loses the last `count` entries of its log.
+    pub fn lose_log(&mut self, node: NodeId, count: u64) {
+        let replica = self.replicas.get_mut(&node).expect("a replica");
+        assert!(replica.core.is_none(), "it is down");
+        let last = replica.disk.last_index();
+        let kept = LogIndex(last.0.saturating_sub(count)).max(replica.disk.first_index().prev());
+        replica.disk.truncate(kept.next());
+        if replica.persisted.0 > kept {
+            replica.persisted = (replica.disk.first_index().prev(), 0);
+        }
+        replica.health = Health::LogLost;
     }
 
     /// Stops a replica; writes under way are lost, but for the `survive` oldest.
@@ -194,6 +239,7 @@ impl World {
         }
         replica.notices.clear();
         replica.core = None;
+        replica.install = None;
         self.checks.forget_reads(node);
     }
 
@@ -202,6 +248,11 @@ impl World {
         let mut out = std::mem::take(&mut self.out);
         let replica = self.replicas.get_mut(&node).expect("a replica");
         let Some(core) = replica.core.as_mut() else { return };
+        if matches!(input, Input::Damaged | Input::StateLost) {
+            replica.install = None;
+        }
+        let name = self.checking.then(|| show::name(&input)).flatten();
+        let before = (core.role(), core.is_quiet(), core.membership().is_joint());
         core.step(self.now, input, &replica.log, &mut out);
         if let Some(write) = out.write.take() {
             replica.log.replace_from(&write.entries);
@@ -212,7 +263,9 @@ impl World {
         }
         if self.checking {
             core.validate();
+            let after = (core.role(), core.is_quiet(), core.membership().is_joint());
             self.checks.on_step(&self.replicas, node);
+            self.note_reached(name, before, after);
         }
         for message in out.messages.drain(..) {
             self.post(message);
@@ -244,7 +297,32 @@ impl World {
         }
     }
 
-    fn post(&mut self, message: Message) {
+    fn note_reached(
+        &mut self,
+        input: Option<&'static str>,
+        before: (CoreRole, bool, bool),
+        after: (CoreRole, bool, bool),
+    ) {
+        if let Some(input) = input {
+            self.reach(input);
+        }
+        if before.0 != after.0 {
+            self.reach(match after.0 {
+                CoreRole::Follower => "became follower",
+                CoreRole::PreCandidate => "became pre-candidate",
+                CoreRole::Candidate => "became candidate",
+                CoreRole::Leader => "became leader",
+            });
+        }
+        if !before.1 && after.1 {
+            self.reach("went quiet");
+        }
+        if !before.2 && after.2 {
+            self.reach("became joint");
+        }
+    }
+
+    pub fn post(&mut self, message: Message) {
         if self.checking {
             self.checks.on_send(&self.replicas, &message);
         }
@@ -282,11 +360,13 @@ impl World {
                 replica.disk_hard = write.hard_state.unwrap_or(replica.disk_hard);
                 replica.disk.replace_from(&write.entries);
             }
-            let Write { id, term, index, after, .. } = write;
+            let mut write = write;
+            let (id, term, index) = (write.id, write.term, write.index);
             replica.notices.push(Input::Written { write: id, term, index });
-            for message in after {
+            for message in write.after.drain(..) {
                 self.post(message);
             }
+            self.out.reuse(write);
         }
     }
 
@@ -380,60 +460,13 @@ impl World {
         self.step(node, Input::Read(context));
     }
 
-    /// Takes the snapshots that leaders asked for and announces them.
-    pub fn send_snapshots(&mut self) {
-        for (leader, to) in std::mem::take(&mut self.wanted) {
-            let Some(snapshot) = self.take_snapshot(leader) else { continue };
-            let index = snapshot.index;
-            let core = self.replicas[&leader].core.as_ref();
-            let message = core.and_then(|c| c.snapshot_message(to, index));
-            if let Some(message) = message {
-                self.post(message);
-            }
-            self.step(leader, Input::SnapshotSent { to, index, ok: true });
-        }
-    }
-
-    /// A snapshot of what `node` has applied.
-    pub fn take_snapshot(&mut self, node: NodeId) -> Option<Snapshot> {
-        let replica = &self.replicas[&node];
-        let core = replica.core.as_ref()?;
-        let index = replica.applied;
-        let (term, membership) = (core.term_at(index)?, core.membership_at(index)?.clone());
-        let snapshot = Snapshot { index, term, membership, state: replica.state };
-        self.snapshots.insert(index, snapshot.clone());
-        Some(snapshot)
-    }
-
-    pub fn install_snapshots(&mut self) {
-        for (node, _, snapshot) in std::mem::take(&mut self.offers) {
-            self.install(node, snapshot);
-        }
-    }
-
-    /// Installs an offered snapshot, if it is still wanted.
-    pub fn install(&mut self, node: NodeId, snapshot: Snapshot) {
-        let Snapshot { index, term, membership, state } = snapshot;
-        let replica = self.replicas.get_mut(&node).expect("a replica");
-        if !replica.core.as_ref().is_some_and(|c| c.accepts_snapshot(index, term)) {
-            return;
-        }
-        // What was under way is finished first: a log has one order.
-        self.write_done(node, usize::MAX);
-        let replica = self.replicas.get_mut(&node).expect("a replica");
-        replica.notices.clear();
-        replica.disk = MemLog::after(index, term);
-        replica.log = replica.disk.clone();
-        replica.base = membership.clone();
-        (replica.applied, replica.state) = (index, state);
-        replica.persisted = (index, state);
-        self.step(node, Input::SnapshotInstalled { index, term, membership });
-    }
-
     /// Makes the engine durable and cuts the log, keeping `keep` applied entries.
     pub fn compact(&mut self, node: NodeId, keep: u64) {
         let replica = self.replicas.get_mut(&node).expect("a replica");
         let Some(core) = replica.core.as_ref() else { return };
+        if replica.health != Health::Whole {
+            return;
+        }
         replica.persisted = (replica.applied, replica.state);
         let prev = LogIndex(replica.applied.0.saturating_sub(keep));
         if prev < replica.log.first_index() || self.checking && prev > replica.disk.last_index() {

@@ -1,28 +1,44 @@
 //! A random walk: everything that can happen to a group, in any order, from one seed.
 //!
 //! A walk is cut into phases. In each, faults come as they like and every checker looks after every
-//! step; at its end the faults stop, everything is started and connected, and the group must elect
-//! a leader, commit something new and become even (liveness, trap R7).
+//! step; each ends with [`Action::Recover`] (liveness). A walk is a list of actions, and a failing
+//! one is made short by `shrink`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use atoll_base::{LogIndex, NodeId, Rng};
-use atoll_raft::{Config, Input, Membership, QuorumRule, Role};
+use atoll_base::{NodeId, Rng};
+use atoll_raft::{Membership, QuorumRule, Role};
 
-use super::{Disks, World, config, n};
+use super::action::Action;
+use super::script::Setup;
+use super::shrink::text_of;
+use super::{World, n};
 
 /// Steps in one phase.
 const PHASE: u64 = 1_500;
 
-/// What a walk did.
-#[derive(Clone, Copy, Default, Debug)]
+/// What walks did.
+#[derive(Clone, Default, Debug)]
 pub struct Walked {
     pub steps: u64,
     pub committed: u64,
     pub reads: u64,
     pub terms: u64,
-    pub changes: u64,
+    /// How often what was reached.
+    pub reached: BTreeMap<&'static str, u64>,
+}
+
+impl Walked {
+    pub fn add(&mut self, other: Self) {
+        self.steps += other.steps;
+        self.committed += other.committed;
+        self.reads += other.reads;
+        self.terms += other.terms;
+        for (what, count) in other.reached {
+            *self.reached.entry(what).or_default() += count;
+        }
+    }
 }
 
 /// How a walk ended early.
@@ -31,45 +47,44 @@ pub struct Failure {
     pub seed: u64,
     pub step: u64,
     pub text: String,
-    pub trace: Vec<String>,
+    pub setup: Setup,
+    pub actions: Vec<Action>,
 }
 
-/// Walks `steps` steps from `seed`; `setup` changes every core's settings.
-pub fn walk(seed: u64, steps: u64, setup: &dyn Fn(&mut Config)) -> Result<Walked, Failure> {
+/// Walks `steps` steps from `seed`, with a mistake planted if one is named.
+pub fn walk(seed: u64, steps: u64, bug: Option<&str>) -> Result<Walked, Box<Failure>> {
     let mut at = 0;
-    let mut trace = Vec::new();
+    let mut walker = Walker::new(seed, bug);
     let caught = catch_unwind(AssertUnwindSafe(|| {
-        let mut walker = Walker::new(seed, setup);
         while at < steps {
             walker.step();
             at += 1;
-            if let Some(lines) = &mut walker.world.trace {
-                trace.append(lines);
-                let extra = trace.len().saturating_sub(80);
-                trace.drain(..extra);
-            }
             if at % PHASE == 0 {
-                walker.heal();
+                walker.recover();
+            }
+            if walker.world.is_over {
+                return walker.walked(at);
             }
         }
-        walker.heal();
+        walker.recover();
         walker.walked(at)
     }));
     caught.map_err(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_string()));
-        Failure { seed, step: at, text: text.unwrap_or_default(), trace }
+        let text = text_of(panic.as_ref());
+        let Walker { setup, actions, .. } = walker;
+        Box::new(Failure { seed, step: at, text, setup, actions })
     })
 }
 
 struct Walker {
+    setup: Setup,
+    actions: Vec<Action>,
     world: World,
     rng: Rng,
     nodes: u64,
     data_nodes: u64,
     payload: u64,
     context: u64,
-    changes: u64,
     /// They neither hear nor tick, but clients still reach them.
     paused: BTreeSet<NodeId>,
     /// How likely rare things are, one in so many.
@@ -77,50 +92,56 @@ struct Walker {
 }
 
 impl Walker {
-    fn new(seed: u64, setup: &dyn Fn(&mut Config)) -> Self {
+    fn new(seed: u64, bug: Option<&str>) -> Self {
         let mut rng = Rng::new(seed);
         let nodes = rng.range(1, 8);
         let witnesses = if rng.chance(1, 3) { rng.below(nodes / 3 + 1) } else { 0 };
         let data_nodes = nodes - witnesses;
         let founding = membership(&mut rng, nodes, data_nodes);
-        let (lease_reads, quiesce) = (rng.chance(1, 4), rng.chance(1, 4));
-        let make = |id: NodeId| {
-            let mut c = config(id, seed ^ (id.0 << 40));
-            (c.lease_reads, c.quiesce) = (lease_reads, quiesce);
-            setup(&mut c);
-            c
+        let (lease, quiesce) = (rng.chance(1, 4), rng.chance(1, 4));
+        let spares = (1..=nodes).map(n).filter(|id| !founding.contains(*id)).collect();
+        let setup = Setup {
+            membership: founding,
+            spares,
+            witnesses: (data_nodes + 1..=nodes).map(n).collect(),
+            lease,
+            quiesce,
+            seed,
+            bug: bug.map(ToString::to_string),
         };
-        let mut world = World::new(&founding, Disks::Manual, make);
-        for id in 1..=nodes {
-            if !world.replicas.contains_key(&n(id)) {
-                world.add(n(id), Membership::default(), make(n(id)));
-            }
-        }
-        world.checks.witnesses = (data_nodes + 1..=nodes).map(n).collect();
-        world.trace = Some(Vec::new());
+        let world = setup.world();
         let calm = rng.range(1, 6);
         Self {
+            setup,
+            actions: Vec::new(),
             world,
             rng,
             nodes,
             data_nodes,
             payload: 0,
             context: 0,
-            changes: 0,
             paused: BTreeSet::new(),
             calm,
         }
     }
 
-    fn walked(&self, steps: u64) -> Walked {
+    fn walked(&mut self, steps: u64) -> Walked {
         let checks = &self.world.checks;
         Walked {
             steps,
             committed: checks.committed().0,
             reads: checks.reads_served,
             terms: self.world.up().iter().map(|n| self.world.core(*n).term().0).max().unwrap_or(0),
-            changes: self.changes,
+            reached: std::mem::take(&mut self.world.reached),
         }
+    }
+
+    fn act(&mut self, action: Action) {
+        self.actions.push(action.clone());
+        action.run(&mut self.world);
+        self.world.outcomes.clear();
+        self.world.served.clear();
+        self.world.failed.clear();
     }
 
     fn any(&mut self) -> NodeId {
@@ -131,11 +152,6 @@ impl Walker {
     fn leader_or_any(&mut self) -> NodeId {
         let any = self.any();
         if self.rng.chance(9, 10) { self.world.leader().unwrap_or(any) } else { any }
-    }
-
-    fn note(&mut self, what: &str, node: NodeId) {
-        let at = self.world.now;
-        self.world.say(|| format!("{at:?} {what} {node}"));
     }
 
     fn step(&mut self) {
@@ -153,9 +169,14 @@ impl Walker {
                 }
             }
         }
-        self.world.outcomes.clear();
-        self.world.served.clear();
-        self.world.failed.clear();
+    }
+
+    /// Names the message at `at` of the network.
+    fn message(&self, at: usize) -> (NodeId, NodeId, usize) {
+        let m = &self.world.net[at];
+        let before = self.world.net.iter().take(at);
+        let nth = before.filter(|o| (o.from, o.to) == (m.from, m.to)).count();
+        (m.from, m.to, nth)
     }
 
     fn deliver(&mut self) {
@@ -165,12 +186,10 @@ impl Walker {
         // Mostly near the front: some messages overtake a few others, some are very late.
         let reach = if self.rng.chance(1, 8) { self.world.net.len() } else { 4 };
         let at = self.rng.below(reach.min(self.world.net.len()) as u64) as usize;
-        if self.paused.contains(&self.world.net[at].to) {
-            return;
+        let (from, to, nth) = self.message(at);
+        if !self.paused.contains(&to) {
+            self.act(Action::Give { from, to, nth });
         }
-        let line = self.world.net.get(at).map(|m| format!("{m:?}"));
-        self.world.say(|| format!("deliver {}", line.unwrap_or_default()));
-        self.world.deliver(at);
     }
 
     fn lose(&mut self) {
@@ -178,11 +197,11 @@ impl Walker {
             return;
         }
         let at = self.rng.below(self.world.net.len() as u64) as usize;
+        let (from, to, nth) = self.message(at);
         if self.rng.chance(1, 2) {
-            let copy = self.world.net[at].clone();
-            self.world.net.push_back(copy);
+            self.act(Action::Copy { from, to, nth });
         } else {
-            self.world.net.remove(at);
+            self.act(Action::Lose { from, to, nth });
         }
     }
 
@@ -191,27 +210,23 @@ impl Walker {
         let node = self.any();
         if self.rng.chance(1, 2) {
             let count = self.rng.range(1, 4) as usize;
-            self.note("disk", node);
-            self.world.write_done(node, count);
+            self.act(Action::Write { node, count });
         }
-        let notices = &mut self.world.replicas.get_mut(&node).expect("a replica").notices;
-        if notices.is_empty() {
-            return;
+        let notices = self.world.replica(node).notices.len() as u64;
+        if notices > 0 {
+            let nth = self.rng.below(notices) as usize;
+            self.act(Action::Hear { node, nth });
         }
-        let at = self.rng.below(notices.len() as u64) as usize;
-        let notice = notices.remove(at);
-        self.world.say(|| format!("node {node}: {notice:?}"));
-        self.world.step(node, notice);
     }
 
     fn time(&mut self) {
-        let longest = if self.rng.chance(1, 12) { 100_000_000 } else { 12_000_000 };
-        self.world.now.0 += self.rng.below(longest);
+        let longest = if self.rng.chance(1, 12) { 100_000 } else { 12_000 };
+        let micros = self.rng.below(longest);
+        self.act(Action::Wait { micros });
         for node in self.world.up() {
             let due = self.world.core(node).next_deadline().is_some_and(|d| d <= self.world.now);
             if due && self.rng.chance(3, 4) && !self.paused.contains(&node) {
-                self.note("tick", node);
-                self.world.step(node, Input::Tick);
+                self.act(Action::Due { node });
             }
         }
     }
@@ -222,11 +237,10 @@ impl Walker {
         let mut payloads = Vec::new();
         for _ in 0..count {
             self.payload += 1;
-            let long = if self.rng.chance(1, 10) { 250 } else { 5 };
-            payloads.push(format!("{}{}", self.payload, "x".repeat(long)).into());
+            let fill = if self.rng.chance(1, 10) { 250 } else { 5 };
+            payloads.push((self.payload, fill));
         }
-        self.note("propose", node);
-        self.world.step(node, Input::Propose(payloads));
+        self.act(Action::Propose { node, payloads });
     }
 
     fn read(&mut self) {
@@ -237,230 +251,159 @@ impl Walker {
         }
         if self.world.is_up(node) {
             self.context += 1;
-            let context = self.context;
-            self.note("read", node);
-            self.world.read(node, context);
+            self.act(Action::Read { node, context: self.context });
         }
     }
 
     fn snapshots(&mut self) {
-        if let Some((leader, to)) = self.world.wanted.pop() {
-            let Some(snapshot) = self.world.take_snapshot(leader) else { return };
-            let index = snapshot.index;
-            let message = self.world.core(leader).snapshot_message(to, index);
+        if let Some((leader, to)) = self.world.wanted.last().copied() {
             let ok = self.rng.chance(3, 4);
-            if let Some(message) = message.filter(|_| ok) {
-                self.world.net.push_back(message);
-            }
-            if self.world.is_up(leader) {
-                self.note("snapshot sent by", leader);
-                self.world.step(leader, Input::SnapshotSent { to, index, ok });
+            self.act(Action::Offer { leader, to, ok });
+        }
+        let installing: Vec<NodeId> = self
+            .world
+            .up()
+            .into_iter()
+            .filter(|n| self.world.replica(*n).install.is_some())
+            .collect();
+        for node in installing {
+            if self.rng.chance(1, 5) {
+                self.act(Action::InstallFails { node });
+            } else if self.rng.chance(1, 2) {
+                self.act(Action::Installed { node });
             }
         }
-        let Some((node, _, snapshot)) = self.world.offers.pop() else { return };
-        if self.world.is_up(node) && self.rng.chance(3, 4) {
-            self.note("install", node);
-            self.world.install(node, snapshot);
+        let Some((node, ..)) = self.world.offers.last() else { return };
+        let node = *node;
+        if self.rng.chance(3, 4) {
+            self.act(Action::Install { node });
+        } else {
+            self.act(Action::Forget { node });
         }
     }
 
     fn rare(&mut self) {
-        match self.rng.below(15) {
+        match self.rng.below(16) {
             0..=1 => self.crash(),
             2..=3 => {
                 let node = self.any();
                 if !self.world.is_up(node) {
-                    self.note("start", node);
-                    self.world.start(node);
+                    self.act(Action::Start { node });
                 }
             }
             4..=5 => {
                 let (node, keep) = (self.any(), self.rng.below(6));
-                self.note("compact", node);
-                self.world.compact(node, keep);
+                self.act(Action::Compact { node, keep });
             }
             6 => {
-                let (leader, target) = (self.leader_or_any(), self.any());
-                self.note("transfer to", target);
-                self.world.step(leader, Input::Transfer(target));
+                let (leader, to) = (self.leader_or_any(), self.any());
+                self.act(Action::Transfer { leader, to });
             }
-            7..=8 => self.change(),
+            7..=8 => {
+                let leader = self.leader_or_any();
+                let members = Box::new(membership(&mut self.rng, self.nodes, self.data_nodes));
+                self.act(Action::Change { leader, members });
+            }
             9 => self.cut(),
             10 => {
-                self.world.cuts.clear();
+                self.act(Action::Mend);
                 self.paused.clear();
             }
-            13 => self.leave_behind(),
             11..=12 => {
                 let node = self.leader_or_any();
                 if 2 * self.paused.len() as u64 + 2 < self.nodes {
-                    self.note("pause", node);
                     self.paused.insert(node);
                 }
             }
-            _ => {
-                let (node, of) = (self.any(), self.any());
-                let alive = self.world.is_up(of);
-                self.world.step(node, Input::PeerLiveness { node: of, alive });
-                if self.rng.chance(1, 10) {
-                    self.note("damaged", node);
-                    self.world.step(node, Input::Damaged);
-                }
-            }
+            13 => self.leave_behind(),
+            14 => self.liveness(),
+            _ => self.damage(),
+        }
+    }
+
+    /// The node layer reports on peers: truly, or from a link that is down for itself.
+    fn liveness(&mut self) {
+        let (node, of) = (self.any(), self.leader_or_any());
+        let alive = self.world.is_up(of) && self.rng.chance(2, 3);
+        self.act(Action::Live { node, of, alive });
+    }
+
+    fn damage(&mut self) {
+        let node = self.any();
+        if !self.world.is_up(node) {
+            let count = self.rng.range(1, 6);
+            self.act(Action::LoseLog { node, count });
+        } else if self.rng.chance(1, 5) {
+            self.act(Action::Damaged { node });
         }
     }
 
     fn crash(&mut self) {
         let node = self.any();
-        if self.world.is_up(node) {
-            let pending = self.world.replica(node).pending.len() as u64;
-            let survive = self.rng.below(pending + 1) as usize;
-            self.note("crash", node);
-            self.world.crash(node, survive);
-            self.world.wanted.retain(|(n, _)| *n != node);
-            self.world.offers.retain(|(n, ..)| *n != node);
-        }
-    }
-
-    fn change(&mut self) {
-        let leader = self.leader_or_any();
-        if !self.world.is_up(leader) {
+        if !self.world.is_up(node) {
             return;
         }
-        let target = membership(&mut self.rng, self.nodes, self.data_nodes);
-        self.note(&format!("change members to {:?} on", target.members), leader);
-        self.changes += 1;
-        self.world.step(leader, Input::ChangeMembership(target));
+        let pending = self.world.replica(node).pending.len() as u64;
+        let survive = self.rng.below(pending + 1) as usize;
+        self.act(Action::Crash { node, survive });
+        if self.rng.chance(1, 2) {
+            for other in self.world.up() {
+                self.act(Action::Live { node: other, of: node, alive: false });
+            }
+        }
     }
 
     /// The others go on without the leader, which notices nothing and then is asked to read.
     fn leave_behind(&mut self) {
         let Some(old) = self.world.leader() else { return };
-        self.note("leave behind", old);
         for _ in 0..20 {
-            self.world.now.0 += 20_000_000;
-            for node in self.world.up() {
-                let due = self.world.core(node).next_deadline();
-                if node != old && due.is_some_and(|d| d <= self.world.now) {
-                    self.world.step(node, Input::Tick);
+            self.act(Action::Wait { micros: 20_000 });
+            let others = || (1..=self.nodes).map(n).filter(move |o| *o != old);
+            let others: Vec<NodeId> = others().filter(|o| self.world.is_up(*o)).collect();
+            for node in &others {
+                let due = self.world.core(*node).next_deadline();
+                if due.is_some_and(|d| d <= self.world.now) {
+                    self.act(Action::Due { node: *node });
                 }
             }
             for _ in 0..200 {
                 let Some(at) = self.world.net.iter().position(|m| m.to != old) else { break };
-                self.world.deliver(at);
+                let (from, to, nth) = self.message(at);
+                self.act(Action::Give { from, to, nth });
             }
-            for node in self.world.up() {
-                if node != old {
-                    self.world.write_done(node, usize::MAX);
-                    self.world.tell_written(node);
+            for node in others {
+                self.act(Action::Write { node, count: 100 });
+                while !self.world.replica(node).notices.is_empty() {
+                    self.act(Action::Hear { node, nth: 0 });
                 }
             }
         }
-        let next = self.any();
-        self.world.propose(self.world.leader().unwrap_or(next), &["without it"]);
+        self.payload += 1;
+        let any = self.any();
+        let node = self.world.leader().unwrap_or(any);
+        self.act(Action::Propose { node, payloads: vec![(self.payload, 0)] });
         if self.world.is_up(old) {
             self.context += 1;
-            let context = self.context;
-            self.world.read(old, context);
+            self.act(Action::Read { node: old, context: self.context });
         }
     }
 
     fn cut(&mut self) {
-        let (a, b) = (self.any(), self.any());
-        self.note(&format!("cut {a} ->"), b);
-        self.world.cuts.insert((a, b));
+        let (from, to) = (self.any(), self.any());
+        self.act(Action::Cut { from, to });
         if self.rng.chance(1, 2) {
-            self.world.cuts.insert((b, a));
+            self.act(Action::Cut { from: to, to: from });
         }
         if self.rng.chance(1, 4) {
             for other in 1..=self.nodes {
-                self.world.cuts.insert((a, n(other)));
+                self.act(Action::Cut { from, to: n(other) });
             }
         }
     }
 
-    /// Faults stop: the group must work.
-    fn heal(&mut self) {
-        self.world.say(|| "heal".into());
-        self.world.cuts.clear();
+    fn recover(&mut self) {
         self.paused.clear();
-        for id in 1..=self.nodes {
-            // A damaged replica may be one too many; its disk was said to be broken, and isn't.
-            if self.world.is_up(n(id)) && self.world.core(n(id)).is_damaged() {
-                self.world.crash(n(id), usize::MAX);
-            }
-            if !self.world.is_up(n(id)) {
-                self.world.start(n(id));
-            }
-            // Whoever asked for a snapshot in vain asks again.
-            for of in 1..=self.nodes {
-                self.world.step(n(id), Input::PeerLiveness { node: n(of), alive: true });
-            }
-        }
-        self.world.settle();
-        for _ in 0..5 {
-            self.world.now = self.world.now.after(std::time::Duration::from_millis(30));
-            self.world.tick_due();
-            self.world.settle();
-        }
-        let before = self.world.checks.committed();
-        let goes_on = self.world.until(|w| {
-            w.leader().is_some_and(|l| w.core(l).commit() >= before && !w.core(l).is_transferring())
-        });
-        assert!(goes_on, "liveness: no leader after healing\n{}", self.describe());
-        let mut done = false;
-        for _ in 0..200 {
-            let Some(leader) = self.world.leader() else {
-                self.world.pass_deadline();
-                continue;
-            };
-            self.payload += 1;
-            let text = format!("healed {}", self.payload);
-            self.world.propose(leader, &[&text]);
-            self.world.settle();
-            done = self.world.checks.committed() > before && self.members_even(leader);
-            if done {
-                break;
-            }
-            self.world.pass_deadline();
-        }
-        assert!(done, "liveness: nothing commits after healing\n{}", self.describe());
-    }
-
-    fn members_even(&self, leader: NodeId) -> bool {
-        if !self.world.is_up(leader) || !self.world.core(leader).is_leader() {
-            return false;
-        }
-        let (core, w) = (self.world.core(leader), &self.world);
-        let members = core.membership().nodes();
-        members.iter().all(|node| w.replica(*node).applied >= LogIndex(core.commit().0))
-    }
-
-    fn describe(&self) -> String {
-        let mut text = String::new();
-        for node in self.world.up() {
-            let (c, r) = (self.world.core(node), self.world.replica(node));
-            text.push_str(&format!(
-                "node {node} {:?} term {} leader {:?} first {} commit {} durable {} last {} \
-                 applied {} damaged {} quiet {} deadline {:?} members {:?}\n",
-                c.role(),
-                c.term(),
-                c.leader(),
-                c.first_index(),
-                c.commit(),
-                c.durable(),
-                c.last_index(),
-                r.applied,
-                c.is_damaged(),
-                c.is_quiet(),
-                c.next_deadline(),
-                c.membership(),
-            ));
-            for (of, p) in c.progress() {
-                text.push_str(&format!("    {of}: {p:?}\n"));
-            }
-        }
-        text
+        self.act(Action::Recover);
     }
 }
 

@@ -32,6 +32,9 @@ use crate::peer::{PeerBody, PeerMessage};
 use crate::sink::{CoreWrite, Sink};
 use log::LogView;
 
+/// A buffer for more entries than that is not kept.
+const REUSED_ENTRIES_MAX: usize = 64;
+
 /// What a group starts from: a shard's part of the recovered log, or nothing.
 pub struct GroupStart {
     /// The shard.
@@ -90,28 +93,33 @@ impl RaftGroup {
             let to = message.to;
             sink.send(to, wrap(self.shard, self.epoch, message));
         }
-        let Some(write) = self.output.write.take() else { return };
+        let Some(mut write) = self.output.write.take() else { return };
         if let Some(hard_state) = write.hard_state {
             let state = to_log(hard_state);
             sink.batch.records.push(LogRecord::HardState { shard: self.shard, state });
         }
         if !write.entries.is_empty() {
             self.log.append(&write.entries);
-            self.record(write.entries, sink);
+            self.record(&mut write.entries, sink);
         }
         let done =
             CoreWrite { shard: self.shard, write: write.id, term: write.term, index: write.index };
         sink.writes.push(done);
         self.writes_outstanding.push_back(done);
-        for message in write.after {
+        for message in write.after.drain(..) {
             let to = message.to;
             sink.send_after_write(to, wrap(self.shard, self.epoch, message));
         }
+        // Only leaders fill entry buffers, and thousands of groups must not each hoard large ones.
+        if !self.core.is_leader() || write.entries.capacity() > REUSED_ENTRIES_MAX {
+            write.entries = Vec::new();
+        }
+        self.output.reuse(write);
     }
 
-    fn record(&self, entries: Vec<Entry>, sink: &mut Sink) {
+    fn record(&self, entries: &mut Vec<Entry>, sink: &mut Sink) {
         let shard = self.shard;
-        for entry in entries {
+        for entry in entries.drain(..) {
             sink.batch.records.push(LogRecord::Entry { shard, entry });
         }
     }
@@ -167,7 +175,7 @@ impl RaftGroup {
     ) {
         // Appends may have overtaken the snapshot while it was fetched. What they acknowledged must
         // stay: the core then keeps its log and only counts the snapshot as applied.
-        if self.core.accepts_snapshot(index, term) {
+        if self.core.snapshot_replaces_log(index, term) {
             self.log.reset(index, term);
             let (shard, first, reason) = (self.shard, index.next(), StartReason::Snapshot);
             sink.batch.records.push(LogRecord::LogStart { shard, first, prev_term: term, reason });

@@ -1,0 +1,127 @@
+//! Faults stop: everything is started and connected, and the group must elect a leader, commit
+//! something new and become even (liveness, trap R7).
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use atoll_base::{LogIndex, NodeId};
+use atoll_raft::Input;
+
+use super::{Health, World};
+
+impl World {
+    /// See the module.
+    ///
+    /// # Panics
+    /// When the group does not recover.
+    pub fn recover(&mut self) {
+        self.cuts.clear();
+        self.start_all();
+        self.settle();
+        for _ in 0..5 {
+            self.now = self.now.after(Duration::from_millis(30));
+            self.tick_due();
+            self.settle();
+        }
+        let before = self.checks.committed();
+        let goes_on = self.until(|w| {
+            w.leader().is_some_and(|l| w.core(l).commit() >= before && !w.core(l).is_transferring())
+        });
+        if !goes_on && !self.somebody_can_lead() {
+            // A change of members and crashes took the state from all that it left as voters: what
+            // is committed is in their logs and elsewhere, but nobody may lead.
+            self.reach("no voter has the state");
+            self.is_over = true;
+            return;
+        }
+        assert!(goes_on, "liveness: no leader after healing\n{}", self.describe());
+        let mut done = false;
+        for _ in 0..200 {
+            let Some(leader) = self.leader() else {
+                self.pass_deadline();
+                continue;
+            };
+            let text = format!("healed {}", self.core(leader).last_index());
+            self.propose(leader, &[&text]);
+            self.settle();
+            done = self.checks.committed() > before && self.members_even(leader);
+            if done {
+                break;
+            }
+            self.pass_deadline();
+        }
+        assert!(done, "liveness: nothing commits after healing\n{}", self.describe());
+        self.reach("recovered");
+    }
+
+    fn start_all(&mut self) {
+        let nodes: Vec<NodeId> = self.replicas.keys().copied().collect();
+        for node in &nodes {
+            // A damaged replica may be one too many; where its disk was only said to be broken, it
+            // is read again.
+            let said = self.replicas[node].health != Health::LogLost;
+            if said && self.is_up(*node) && self.core(*node).is_damaged() {
+                self.crash(*node, usize::MAX);
+            }
+            if !self.is_up(*node) {
+                self.start(*node);
+            }
+            self.finish_install(*node);
+        }
+        // Whoever asked for a snapshot in vain asks again.
+        for node in &nodes {
+            for of in &nodes {
+                self.step(*node, Input::PeerLiveness { node: *of, alive: true });
+            }
+        }
+    }
+
+    fn somebody_can_lead(&self) -> bool {
+        let up = self.up();
+        let logs = up.iter().map(|n| self.core(*n));
+        let best = logs.max_by_key(|c| (c.term_at(c.last_index()), c.last_index()));
+        let Some(best) = best else { return false };
+        up.iter().any(|n| best.membership().can_lead(*n) && self.core(*n).can_lead())
+            || up.iter().any(|n| self.core(*n).is_leader())
+    }
+
+    fn members_even(&self, leader: NodeId) -> bool {
+        if !self.is_up(leader) || !self.core(leader).is_leader() {
+            return false;
+        }
+        let core = self.core(leader);
+        let even = |node: &NodeId| {
+            let replica = self.replica(*node);
+            replica.applied >= LogIndex(core.commit().0) && replica.health == Health::Whole
+        };
+        core.membership().nodes().iter().all(even)
+    }
+
+    fn describe(&self) -> String {
+        let mut text = String::new();
+        for node in self.up() {
+            let (c, r) = (self.core(node), self.replica(node));
+            let _ = writeln!(
+                text,
+                "node {node} {:?} term {} leader {:?} first {} commit {} durable {} last {} \
+                 applied {} damaged {} quiet {} deadline {:?} members {:?}",
+                c.role(),
+                c.term(),
+                c.leader(),
+                c.first_index(),
+                c.commit(),
+                c.durable(),
+                c.last_index(),
+                r.applied,
+                c.is_damaged(),
+                c.is_quiet(),
+                c.next_deadline(),
+                c.membership(),
+            );
+            for (of, p) in c.progress() {
+                let _ = writeln!(text, "    {of}: {p:?}");
+            }
+        }
+        text
+    }
+}
