@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use anyhow::{Context, Result};
 
@@ -24,13 +24,26 @@ pub(crate) enum Step {
     DocTest,
     /// Rustdoc, warnings denied.
     Doc,
+    /// One minute of the consensus core's random walk.
+    Walk,
     /// One simulator seed, twice.
     Simulate,
 }
 
 /// Everything, in the order of the gate.
-pub(crate) const ALL: &[Step] =
-    &[Step::Format, Step::Tidy, Step::Clippy, Step::Test, Step::DocTest, Step::Doc, Step::Simulate];
+pub(crate) const ALL: &[Step] = &[
+    Step::Format,
+    Step::Tidy,
+    Step::Clippy,
+    Step::Test,
+    Step::DocTest,
+    Step::Doc,
+    Step::Walk,
+    Step::Simulate,
+];
+
+/// How long the random walk takes.
+const WALK_SECONDS: &str = "60";
 
 /// How a step ended.
 enum Outcome {
@@ -48,6 +61,7 @@ impl Step {
             Self::Test => "test",
             Self::DocTest => "doc tests",
             Self::Doc => "docs",
+            Self::Walk => "random walk of the consensus core",
             Self::Simulate => "simulator smoke run",
         }
     }
@@ -71,6 +85,7 @@ impl Step {
                 let mut doc = command(root, &["doc", "--workspace", "--locked", "--no-deps"]);
                 status(doc.env("RUSTDOCFLAGS", "-D warnings"))
             }
+            Self::Walk => walk(root),
             Self::Simulate => simulate(root),
         }
     }
@@ -109,6 +124,16 @@ fn check_tidy(root: &Path) -> Result<Outcome> {
         1 => Outcome::Failed("1 finding".into()),
         n => Outcome::Failed(format!("{n} findings")),
     })
+}
+
+/// Walks for a minute, on seeds that no run before had: the time is the first one's number. What
+/// fails is printed as a script, with the command that repeats it.
+fn walk(root: &Path) -> Result<Outcome> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let seed = now.as_secs().to_string();
+    let run = ["run", "--quiet", "--locked", "--profile", "sim", "-p", "atoll-raft"];
+    let walk = ["--example", "walk", "--", "--seconds", WALK_SECONDS, "--seed", &seed];
+    cargo(root, &[run.as_slice(), &walk].concat())
 }
 
 /// Runs one seed twice. What `atoll sim` prints on its standard output is a function of the seed

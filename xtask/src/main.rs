@@ -23,6 +23,7 @@ tasks:
   lint    formatting and clippy, warnings denied
   test    unit and integration tests (cargo nextest when it is installed), then doc tests
   doc     rustdoc of the workspace, warnings denied
+  walk    one minute of the consensus core's random walk, on new seeds
   sim     simulator smoke run: one seed twice, the two traces compared
   help    this text";
 
@@ -47,6 +48,7 @@ fn run(task: Option<&str>) -> Result<bool> {
         Some("lint") => gate::run(&root, &[gate::Step::Format, gate::Step::Clippy]),
         Some("test") => gate::run(&root, &[gate::Step::Test, gate::Step::DocTest]),
         Some("doc") => gate::run(&root, &[gate::Step::Doc]),
+        Some("walk") => gate::run(&root, &[gate::Step::Walk]),
         Some("sim") => gate::run(&root, &[gate::Step::Simulate]),
         Some("help" | "--help" | "-h") => {
             println!("{HELP}");
