@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use crate::call::{Applied, Where, unexpected};
 use crate::client::Client;
+use crate::facts::NodeFacts;
 use crate::follow::wait_for_revision;
 
 /// Plans that are made before giving up against other changes of the catalog.
@@ -47,21 +48,6 @@ pub struct NodeStatus {
     pub replicas: Result<Vec<ReplicaStatus>, Failure>,
     /// What it says of itself, or why it could not be asked.
     pub facts: Result<NodeFacts, Failure>,
-}
-
-/// What only a node knows of itself.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct NodeFacts {
-    /// Its build.
-    pub version: String,
-    /// Since it was started.
-    pub uptime: Duration,
-    /// Bytes of its engine and log on disk.
-    pub disk_used_bytes: u64,
-    /// Bytes that its disk has left.
-    pub disk_free_bytes: u64,
-    /// Its resident memory.
-    pub memory_bytes: u64,
 }
 
 impl ClusterStatus {

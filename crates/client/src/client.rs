@@ -9,8 +9,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::admin::NodeFacts;
 use crate::call::{Inner, Where};
+use crate::facts::NodeFacts;
 use crate::follow::Follower;
 use crate::hold::Heart;
 use crate::link::{BoxFuture, Link, Links, RemoteLinks};

@@ -197,8 +197,8 @@ impl Keyspace {
     }
 
     /// Reads a key from any replica, if it is sure to be at most `age` old; without `age`, however
-    /// old it is. The answer says how old it may be. A replica that is not sure asks its leader once
-    /// more before it refuses.
+    /// old it is. The answer says how old it may be. A replica that is not sure asks its leader
+    /// once more before it refuses.
     ///
     /// # Errors
     /// As [`Keyspace::get`], and a retryable refusal while no replica is fresh enough.

@@ -48,6 +48,7 @@ mod batch;
 mod call;
 mod client;
 mod coordinate;
+mod facts;
 mod follow;
 mod gateway;
 mod hold;
@@ -63,7 +64,7 @@ mod session;
 mod txn;
 mod watch;
 
-pub use admin::{ClusterStatus, KeyspaceInfo, NodeFacts, NodeStatus};
+pub use admin::{ClusterStatus, KeyspaceInfo, NodeStatus};
 pub use atoll_base::{
     Code, Failure, Happened, KeyspaceId, LeaseId, NodeId, Retry, Revision, ShardId,
 };
@@ -85,6 +86,7 @@ pub use barrier::{Barrier, Latch};
 pub use batch::{Batch, BatchDone};
 pub use bytes::Bytes;
 pub use client::{Client, ClientBuilder};
+pub use facts::NodeFacts;
 pub use hold::{
     Attempt, Candidacy, Election, Holding, Leader, Lease, Leases, Lock, Observation, Semaphore,
     Standing,

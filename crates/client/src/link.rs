@@ -15,7 +15,7 @@ use tokio::time::Instant;
 pub use local::{LocalLink, Port};
 pub use remote::{RemoteLink, RemoteLinks};
 
-use crate::admin::NodeFacts;
+use crate::facts::NodeFacts;
 
 /// A boxed future. Links are asked once per batch, so that the allocation is shared by many calls.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;

@@ -115,8 +115,8 @@ impl Scan {
         self
     }
 
-    /// A page ends once it holds so many bytes of keys and values; the node's own limit counts where
-    /// it is smaller. A page has one key at least.
+    /// A page ends once it holds so many bytes of keys and values; the node's own limit counts
+    /// where it is smaller. A page has one key at least.
     #[must_use]
     pub fn page_bytes(mut self, bytes: u64) -> Self {
         self.page_bytes = Some(bytes);

@@ -20,8 +20,8 @@ pub struct Output {
     pub write: Option<LogWrite>,
     /// Answers for clients; everything that they depend on is durable and applied already.
     pub answers: Vec<Answer>,
-    /// For each entry that this node proposed and applied in the turn, the time from its proposal to
-    /// the turn that saw it committed. For whoever measures; it obliges to nothing.
+    /// For each entry that this node proposed and applied in the turn, the time from its proposal
+    /// to the turn that saw it committed. For whoever measures; it obliges to nothing.
     pub replicated: Vec<Duration>,
     /// Changes of the catalog's keyspace applied on this node, in order (only from shard 1's lane).
     pub catalog: Vec<Event>,

@@ -4,11 +4,12 @@
 //! (Raft thesis 6.4). Each is served as soon as its read index is applied.
 //!
 //! A confirmation also tells how old the replica's state is at most: once its index is applied,
-//! nothing is missing that was acknowledged before the question was *asked*. Only that moment counts,
-//! on this node's own clock. When a leader was last heard says nothing: its message may have been
-//! under way for long, a leader may have been replaced without knowing it, and what it tells a
-//! follower of the commit index never passes what that follower has. So a stale read that finds the
-//! last confirmation too long ago asks for another one, and waits for it only where its bound says so.
+//! nothing is missing that was acknowledged before the question was *asked*. Only that moment
+//! counts, on this node's own clock. When a leader was last heard says nothing: its message may
+//! have been under way for long, a leader may have been replaced without knowing it, and what it
+//! tells a follower of the commit index never passes what that follower has. So a stale read that
+//! finds the last confirmation too long ago asks for another one, and waits for it only where its
+//! bound says so.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;

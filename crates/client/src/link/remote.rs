@@ -18,7 +18,7 @@ use tonic::Streaming;
 use tonic::transport::Endpoint;
 
 use super::{AnswerSource, BoxFuture, Call, CallSink, Connection, Link, Links, Reply};
-use crate::admin::NodeFacts;
+use crate::facts::NodeFacts;
 
 /// Frames that may wait for the stream's window. Few: what waits in the session is batched, what
 /// waits here is not.

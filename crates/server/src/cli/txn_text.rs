@@ -14,8 +14,8 @@
 //! ```
 //!
 //! Words are separated by spaces; one that contains a space, a quote or a `#` stands in double
-//! quotes, where `\"`, `\\`, `\n`, `\t` and `\xNN` mean what they mean elsewhere. A word that begins
-//! with `#` begins a comment.
+//! quotes, where `\"`, `\\`, `\n`, `\t` and `\xNN` mean what they mean elsewhere. A word that
+//! begins with `#` begins a comment.
 
 use atoll_client::{Bytes, Compare, CompareTarget, KeyEnd, Keys, Relation, Revision, Txn};
 

@@ -56,7 +56,7 @@ pub(crate) enum FolderError {
     OtherFormat { path: PathBuf, found: u64 },
     #[error(
         "data folder {path} has an IDENTITY file that can't be read: {why}; restore the file, or \
-        remove this node from the cluster and join with a new folder under an id that was never used"
+        remove this node from the cluster and join with a new folder under a new id"
     )]
     Unreadable { path: PathBuf, why: String },
     #[error("data folder {path}: {during} failed: {source}")]

@@ -1,8 +1,8 @@
 //! What callers still wait for, so that a stopping node knows when it may leave.
 //!
-//! Every call counts until its answer, or the head of its stream of answers, is there; a session and
-//! a scan until their stream has ended. An idle connection, a watch, or somebody who follows the
-//! node's health does not: there is nothing that waiting would bring them.
+//! Every call counts until its answer, or the head of its stream of answers, is there; a session
+//! and a scan until their stream has ended. An idle connection, a watch, or somebody who follows
+//! the node's health does not: there is nothing that waiting would bring them.
 
 use std::pin::Pin;
 use std::sync::Arc;

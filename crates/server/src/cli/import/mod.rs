@@ -15,8 +15,8 @@
 //! `claimed` with plain puts, and between them puts a record only where the key does not have that
 //! value already. Nothing is lost, and no key is changed twice by one record.
 //!
-//! What comes from standard input can't be gone back in: there is no progress file, and the whole of
-//! it is doubtful. So the same input may be given again after an interruption.
+//! What comes from standard input can't be gone back in: there is no progress file, and the whole
+//! of it is doubtful. So the same input may be given again after an interruption.
 //!
 //! Records of one key keep their order: one that is under way makes the next of its key wait.
 
