@@ -534,12 +534,6 @@ impl RaftCore {
         self.damaged.is_some() || self.state == StateHeld::Lost
     }
 
-    /// True while the owner replaces its state by a snapshot.
-    #[must_use]
-    pub fn is_installing(&self) -> bool {
-        self.state == StateHeld::Installing
-    }
-
     /// True while leadership is being handed over.
     #[must_use]
     pub fn is_transferring(&self) -> bool {

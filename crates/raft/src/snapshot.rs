@@ -114,6 +114,12 @@ impl RaftCore {
         self.accepts_snapshot(index, term) && !goes_on
     }
 
+    /// True while the owner replaces its state by a snapshot.
+    #[must_use]
+    pub fn is_installing(&self) -> bool {
+        self.state == StateHeld::Installing
+    }
+
     fn holds(&self, index: LogIndex, term: Term) -> bool {
         self.log.term(index) == Some(term)
     }

@@ -6,8 +6,10 @@
 //! - what can happen to a group, one thing at a time ([`Action`]): `give`, `lose`, `copy` (FROM TO
 //!   NTH, a message in flight), `write NODE COUNT`, `hear NODE NTH`, `wait MICROSECONDS`,
 //!   `due NODE`, `put NODE ID+FILL...`, `read NODE CONTEXT`, `offer LEADER TO`, `offer-fails`,
-//!   `install NODE`, `forget NODE` (an offer), `installed NODE`, `install-fails NODE`, `crash NODE [SURVIVING]`, `start`,
-//!   `lose-log NODE COUNT`, `compact NODE KEEP`, `transfer`, `change LEADER MEMBERS`, `cut FROM TO`,
+//!   `install NODE`, `forget NODE` (an offer), `installed NODE`, `install-fails NODE`, `crash
+//!   NODE [SURVIVING]`, `start`,
+//!   `lose-log NODE COUNT`, `compact NODE KEEP`, `transfer`, `change LEADER MEMBERS`, `cut FROM
+//!   TO`,
 //!   `heal`, `dead NODE OF`, `alive NODE OF`, `damaged NODE`, `recover`;
 //! - and shorter ways to say many of them: `add 4`, `elect 1`, `tick 1`, `pass MS`,
 //!   `propose 1 a b`, `deliver [FROM TO [N]]`, `drop FROM TO`, `dup FROM TO`, `write 1`, `told 1`,
