@@ -172,15 +172,16 @@ impl LayeredTables {
     pub(super) fn persist(&self) -> Result<(), EngineError> {
         let shared = &*self.shared;
         let mut progress = shared.progress();
-        let mut target = None;
+        // Layers are sealed under this lock: what is active now becomes the next one.
+        let target = progress.sealed + u64::from(shared.layers().active.bytes() > 0);
         loop {
             if let Some(failure) = &mut progress.failure {
                 return Err(failure.told("persist"));
             }
-            if target.is_none() && shared.seal(&mut progress) {
-                target = Some(progress.sealed);
+            if progress.sealed < target {
+                shared.seal(&mut progress);
             }
-            if target.is_some_and(|target| progress.flushed >= target) {
+            if progress.flushed >= target {
                 return Ok(());
             }
             progress = shared.changed.wait(progress).unwrap_or_else(PoisonError::into_inner);
@@ -195,7 +196,11 @@ impl LayeredTables {
             layer.forget(Tree::Current(keyspace));
             layer.forget(Tree::History(keyspace));
         }
+        let sealed = layers.sealed.clone();
         drop(layers);
+        if let Some(sealed) = sealed {
+            shared.tables.rewrite_redo(&sealed)?;
+        }
         shared.tables.drop_keyspace(keyspace)
     }
 
@@ -248,18 +253,14 @@ impl Shared {
         }
     }
 
-    /// Seals the active layer, unless it is empty. False while the one before is not flushed.
-    fn seal(&self, progress: &mut Progress) -> bool {
+    /// Seals the active layer, unless it is empty or the one before is not flushed.
+    fn seal(&self, progress: &mut Progress) {
         let mut layers = self.layers.write().unwrap_or_else(PoisonError::into_inner);
-        if layers.sealed.is_some() {
-            return false;
-        }
-        if layers.active.bytes() > 0 {
+        if layers.sealed.is_none() && layers.active.bytes() > 0 {
             layers.sealed = Some(std::mem::take(&mut layers.active));
             progress.sealed += 1;
             self.changed.notify_all();
         }
-        true
     }
 
     /// The flush thread.

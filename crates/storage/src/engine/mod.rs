@@ -79,8 +79,8 @@ pub enum EngineError {
         /// What the engine said.
         reason: String,
     },
-    /// No space is left. The batch did not happen in full as far as readers see, but this engine
-    /// accepts no further writes until it is reopened.
+    /// No space is left. The batch did not happen; whoever can't do without it opens the engine
+    /// again once there is room, and a restart decides what was kept.
     #[error("engine {during} failed: disk is full")]
     DiskFull {
         /// What was being done.

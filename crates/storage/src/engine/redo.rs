@@ -56,8 +56,23 @@ impl RedoFile {
         Self { dir: dir.to_owned() }
     }
 
-    /// Writes `runs` as flush `number`; on return it survives a power loss.
+    /// Writes `runs` as flush `number`; on return it survives a power loss. On failure the file
+    /// before stays, and nothing else takes room.
     pub(super) fn write(&self, number: u64, runs: &[(Tree, Run)]) -> io::Result<()> {
+        let written = self.write_or_leave(number, runs);
+        if written.is_err() {
+            // It is full, most likely: make room, as far as that goes.
+            let _ = fs::remove_file(self.dir.join(UNFINISHED_NAME));
+        }
+        written
+    }
+
+    /// True when a flush was begun and not ended.
+    pub(super) fn exists(&self) -> io::Result<bool> {
+        self.dir.join(FILE_NAME).try_exists()
+    }
+
+    fn write_or_leave(&self, number: u64, runs: &[(Tree, Run)]) -> io::Result<()> {
         let unfinished = self.dir.join(UNFINISHED_NAME);
         let file = File::create(&unfinished)?;
         let mut blocks = BlockWriter { out: BufWriter::with_capacity(1 << 20, file), count: 0 };

@@ -8,7 +8,8 @@
 //! that know fewer flushes than that file have lost something.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fs::File;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -30,9 +31,12 @@ use crate::disk::RealDisk;
 const OWN_KEYSPACE: &str = "engine";
 const PERSISTED_KEY: &[u8] = b"persisted";
 
+/// More changes than one run of the process makes; the library's counter holds 2^63.
+const RUN_CHANGES_MAX: u64 = 1 << 32;
+
 /// Runs in a tree's first level from which on a flush waits for compaction.
 const RUNS_MAX: usize = 24;
-/// How long it waits at most, and how often it looks.
+/// How long a flush waits at most, and how often it looks.
 const RUNS_WAIT_MAX: Duration = Duration::from_secs(30);
 const RUNS_LOOK: Duration = Duration::from_millis(20);
 
@@ -53,7 +57,8 @@ pub struct FjallOptions {
     /// Bytes of recent writes in memory before they are flushed; twice that, and what is being
     /// flushed, are held at most.
     pub layer_bytes: u64,
-    /// Threads that compact.
+    /// Threads that compact. With more than one the library keeps the first for flushes of its
+    /// own, which never come, and that one turns idly while another compacts.
     pub worker_threads: usize,
     /// How new trees store their blocks.
     pub compression: Compression,
@@ -64,7 +69,7 @@ impl Default for FjallOptions {
         Self {
             cache_bytes: 64 << 20,
             layer_bytes: 32 << 20,
-            worker_threads: 2,
+            worker_threads: 1,
             compression: Compression::Lz4,
         }
     }
@@ -81,6 +86,8 @@ pub(super) struct Tables {
     trees: RwLock<Arc<Trees>>,
     persisted: Mutex<PersistedMark>,
     redo: RedoFile,
+    /// The library's folder of trees.
+    trees_dir: PathBuf,
 }
 
 impl Tables {
@@ -112,6 +119,13 @@ impl Tables {
             let reason = format!("it knows persist {found}, but persist {count} was acknowledged");
             return Err(EngineError::Damaged { during: "open", reason });
         }
+        // The library finds its counter of changes from the trees alone, though drops of trees count
+        // in it too and their numbers of trees are used again: a tree made now could look older than
+        // the drop of one before it. So each run begins far above all that the one before can have
+        // counted, and says so on the disk.
+        db.supervisor.seqno.fetch_max(db.seqno() + RUN_CHANGES_MAX);
+        own.insert(PERSISTED_KEY, found.to_le_bytes()).map_err(|e| error("open", e))?;
+        db.persist(PersistMode::SyncData).map_err(|e| error("open", e))?;
         let tables = Self {
             db,
             own,
@@ -119,6 +133,7 @@ impl Tables {
             trees: RwLock::new(Arc::new(trees)),
             persisted: Mutex::new(persisted),
             redo: RedoFile::new(dir),
+            trees_dir: dir.join("fjall/keyspaces"),
         };
         tables.finish_flush()?;
         Ok(tables)
@@ -163,9 +178,12 @@ impl Tables {
         number: u64,
         persisted: &mut PersistedMark,
     ) -> Result<(), EngineError> {
+        // Fails if one of the library's threads met an error: then nothing is begun.
+        self.db.persist(PersistMode::Buffer).map_err(|e| error("flush", e))?;
+        let wait_until = Instant::now() + RUNS_WAIT_MAX;
         for (tree, run) in runs {
             let handle = self.tree_for_write(tree)?;
-            wait_for_compaction(&handle);
+            wait_for_compaction(&handle, wait_until);
             let mut table = handle.start_ingestion().map_err(|e| error("flush", e))?;
             run.into_iter()
                 .try_for_each(|(key, value)| match value {
@@ -189,17 +207,29 @@ impl Tables {
         Arc::clone(&self.trees.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The handle of a tree, which is made where it is missing. Making one syncs files.
+    /// The handle of a tree, which is made where it is missing. Making one syncs files; readers
+    /// don't wait for it. Trees change only while a flush or a drop is under way, one at a time.
     fn tree_for_write(&self, tree: Tree) -> Result<Keyspace, EngineError> {
-        if let Some(handle) = self.trees().get(&tree) {
+        let trees = self.trees();
+        if let Some(handle) = trees.get(&tree) {
             return Ok(handle.clone());
         }
-        let mut trees = self.trees.write().unwrap_or_else(PoisonError::into_inner);
         let handle = open_tree(&self.db, self.compression, tree).map_err(|e| error("flush", e))?;
+        File::open(&self.trees_dir)
+            .and_then(|dir| dir.sync_all())
+            .map_err(|e| io_error("flush", e))?;
         let mut next = Trees::clone(&trees);
         next.insert(tree, handle.clone());
-        *trees = Arc::new(next);
+        self.set_trees(next);
         Ok(handle)
+    }
+
+    fn set_trees(&self, trees: Trees) {
+        let mut current = self.trees.write().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *current, Arc::new(trees));
+        drop(current);
+        // The last handle of a dropped tree removes its files.
+        drop(before);
     }
 
     /// The value of `key`. The bytes are its own: a block that it lay in is not kept.
@@ -215,16 +245,26 @@ impl Tables {
         TablesView { snapshot: self.db.snapshot(), trees: self.trees() }
     }
 
+    /// Forgets a keyspace's trees; not while a flush is under way.
     pub(super) fn drop_keyspace(&self, keyspace: KeyspaceId) -> Result<(), EngineError> {
-        let mut trees = self.trees.write().unwrap_or_else(PoisonError::into_inner);
-        let mut next = Trees::clone(&trees);
+        let mut next = Trees::clone(&self.trees());
         for tree in [Tree::Current(keyspace), Tree::History(keyspace)] {
             if let Some(handle) = next.remove(&tree) {
                 self.db.delete_keyspace(handle).map_err(|e| error("drop", e))?;
+                self.set_trees(next.clone());
             }
         }
-        *trees = Arc::new(next);
         Ok(())
+    }
+
+    /// Replaces the redo file of a flush that failed, so that it no longer holds what was dropped
+    /// since.
+    pub(super) fn rewrite_redo(&self, layer: &Layer) -> Result<(), EngineError> {
+        let number = self.persisted().count() + 1;
+        if !self.redo.exists().map_err(|e| io_error("drop", e))? {
+            return Ok(());
+        }
+        self.redo.write(number, &layer.runs()).map_err(|e| io_error("drop", e))
     }
 
     pub(super) fn disk_bytes(&self) -> Result<u64, EngineError> {
@@ -298,9 +338,8 @@ fn pair(guard: Guard) -> Result<Pair, EngineError> {
 }
 
 /// Lets compaction catch up where a tree has many runs, for a while.
-fn wait_for_compaction(handle: &Keyspace) {
-    let began = Instant::now();
-    while handle.l0_table_count() >= RUNS_MAX && began.elapsed() < RUNS_WAIT_MAX {
+fn wait_for_compaction(handle: &Keyspace, until: Instant) {
+    while handle.l0_table_count() >= RUNS_MAX && Instant::now() < until {
         std::thread::sleep(RUNS_LOOK);
     }
 }

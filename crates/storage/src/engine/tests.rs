@@ -487,3 +487,62 @@ fn layers_are_flushed_while_views_and_scans_go_on() {
     drop(view);
     assert!(all(&*engine.view(), TREES[2]).iter().all(|(_, value)| value == &vec![7; 100]));
 }
+
+#[test]
+fn trees_made_after_a_drop_and_a_crash_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let keep = |engine: &FjallEngine, n: u32| {
+        let tree = Tree::Current(KeyspaceId(n));
+        let history = Tree::History(KeyspaceId(n));
+        let mut batch = WriteBatch::new();
+        batch.put(tree, b("k"), b("1")).put(history, b("k"), b("1"));
+        engine.write(batch).unwrap();
+        engine.persist().unwrap();
+    };
+    let mut kept = Vec::new();
+    for round in 0..6 {
+        let engine = FjallEngine::open(dir.path(), tiny()).unwrap();
+        for n in &kept {
+            let found = engine.get(Tree::Current(KeyspaceId(*n)), b"k").unwrap();
+            assert_eq!(found, Some(b("1")), "round {round}: keyspace {n} is gone");
+        }
+        keep(&engine, 100 + round);
+        kept.push(100 + round);
+        for scratch in 0..round + 1 {
+            keep(&engine, 200 + scratch);
+        }
+        for scratch in 0..round + 1 {
+            engine.drop_keyspace(KeyspaceId(200 + scratch)).unwrap();
+        }
+        // Nothing is flushed after the drops, as after a crash.
+        drop(engine);
+    }
+}
+
+#[test]
+fn persist_ends_while_others_write_without_pause() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = FjallEngine::open(dir.path(), tiny()).unwrap();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let is_stopped = || stop.load(std::sync::atomic::Ordering::Relaxed);
+    std::thread::scope(|scope| {
+        for thread in 0..2_u8 {
+            let (engine, is_stopped) = (&engine, &is_stopped);
+            scope.spawn(move || {
+                let mut n = 0_u32;
+                while !is_stopped() {
+                    n += 1;
+                    let mut key = vec![thread];
+                    key.extend((n % 1000).to_be_bytes());
+                    engine
+                        .write(WriteBatch::new().put(TREES[1], key, vec![1; 400]).clone())
+                        .unwrap();
+                }
+            });
+        }
+        for _ in 0..5 {
+            engine.persist().unwrap();
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}
