@@ -504,8 +504,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "shutdown_timeout",
         Some("10s"),
         "100ms to 10m",
-        "How long a stopping node waits at most for what is under way to be answered; idle connections \
-         do not keep it.",
+        "How long a stopping node waits at most for what is under way to be answered; idle \
+         connections do not keep it.",
         |c, v| {
             c.shutdown_timeout = timed(v, MS(100), MS(600_000))?;
             Ok(())

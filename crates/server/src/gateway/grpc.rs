@@ -41,13 +41,7 @@ pub(super) async fn serve(
     flight: Flight,
     stop: watch::Receiver<bool>,
 ) {
-    let limits = WireLimits {
-        message_bytes_max: config.message_bytes_max,
-        // A silent client costs a ping now and then; a vanished one goes within a minute.
-        keepalive_interval: Duration::from_secs(30),
-        keepalive_timeout: Duration::from_secs(20),
-        ..WireLimits::default()
-    };
+    let limits = wire_limits(&config);
     let (reporter, health) = tonic_health::server::health_reporter();
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(atoll_wire::DESCRIPTORS)
@@ -101,17 +95,30 @@ pub(super) async fn serve(
         .add_service(reflection);
     etcd.add_to(&mut routes);
     let service = flight.over(routes.routes().into_axum_router().merge(site).into());
-    let accept_limits = AcceptLimits {
-        connections_max: config.connections_max,
-        spoken: Spoken::Http2AndGet,
-        ..AcceptLimits::default()
-    };
-    let incoming = accept(listener, accept_limits);
+    let incoming = accept(listener, accept_limits(&config));
     let stopped = super::stopped(stop);
     let server = limits.server().accept_http1(true);
     let served = server.serve_with_incoming_shutdown(service, incoming, stopped).await;
     if let Err(error) = served {
         tracing::error!(%error, "clients are no longer served");
+    }
+}
+
+fn wire_limits(config: &NodeConfig) -> WireLimits {
+    WireLimits {
+        message_bytes_max: config.message_bytes_max,
+        // A silent client costs a ping now and then; a vanished one goes within a minute.
+        keepalive_interval: Duration::from_secs(30),
+        keepalive_timeout: Duration::from_secs(20),
+        ..WireLimits::default()
+    }
+}
+
+fn accept_limits(config: &NodeConfig) -> AcceptLimits {
+    AcceptLimits {
+        connections_max: config.connections_max,
+        spoken: Spoken::Http2AndGet,
+        ..AcceptLimits::default()
     }
 }
 

@@ -198,7 +198,8 @@ async fn transactions_are_written_as_text_or_json() {
         .expect("a file");
     let done = sh.json(&["txn", "--file", "t"]);
     assert_eq!((&done["succeeded"], &done["results"][0]), (&json!(true), &json!({ "put": {} })));
-    let json = r#"{"compare":[{"key":"stock","value":"2"}],"then":[{"put":{"key":"stock","value":"1"}}],
+    let json = r#"{"compare":[{"key":"stock","value":"2"}],
+        "then":[{"put":{"key":"stock","value":"1"}}],
         "else":[{"get":{"key":"stock"}}]}"#;
     assert_eq!(sh.json(&["txn", json])["succeeded"], json!(true));
     assert_eq!(sh.run(&["txn", json]).code, 3);

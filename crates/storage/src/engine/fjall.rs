@@ -34,8 +34,8 @@ impl FjallEngine {
     /// # Errors
     /// [`EngineError::Damaged`] when what is there can't be trusted, else [`EngineError::Failed`].
     pub fn open(dir: &Path, options: FjallOptions) -> Result<Self, EngineError> {
-        // The library's threads take their priority from the one that starts them. And some kinds of
-        // damage make it panic.
+        // The library's threads take their priority from the one that starts them. And some kinds
+        // of damage make it panic.
         let opened = std::thread::scope(|scope| {
             let open = || {
                 yield_to_lanes();

@@ -119,10 +119,10 @@ impl Tables {
             let reason = format!("it knows persist {found}, but persist {count} was acknowledged");
             return Err(EngineError::Damaged { during: "open", reason });
         }
-        // The library finds its counter of changes from the trees alone, though drops of trees count
-        // in it too and their numbers of trees are used again: a tree made now could look older than
-        // the drop of one before it. So each run begins far above all that the one before can have
-        // counted, and says so on the disk.
+        // The library finds its counter of changes from the trees alone, though drops of trees
+        // count in it too and their numbers of trees are used again: a tree made now could look
+        // older than the drop of one before it. So each run begins far above all that the one
+        // before can have counted, and says so on the disk.
         db.supervisor.seqno.fetch_max(db.seqno() + RUN_CHANGES_MAX);
         own.insert(PERSISTED_KEY, found.to_le_bytes()).map_err(|e| error("open", e))?;
         db.persist(PersistMode::SyncData).map_err(|e| error("open", e))?;
