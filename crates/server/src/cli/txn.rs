@@ -1,4 +1,4 @@
-//! `txn`: a transaction written as text ([`txn_text`](super::txn_text)) or as JSON. Both forms are
+//! `txn`: a transaction written as text ([`super::txn_text`]) or as JSON. Both forms are
 //! described in `docs/cli.md`.
 
 use std::io::Read as _;

@@ -3,7 +3,7 @@
 //!
 //! Writes go to a layer in memory, in order, and cost what a map costs; what a crash takes of it,
 //! the write-ahead log replays. In the background a full layer becomes tables, in one step
-//! ([`super::flush`], [`super::tables`], [`super::redo`]). So a key that is written often reaches
+//! (`engine::flush`, `engine::tables`, `engine::redo`). So a key that is written often reaches
 //! the disk once per layer, fjall's own journal and memtables stay empty, and a crash leaves the
 //! state of some flush: a prefix of the batches (E2).
 

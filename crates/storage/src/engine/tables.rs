@@ -49,7 +49,7 @@ pub enum Compression {
     Lz4,
 }
 
-/// Settings of a [`FjallEngine`].
+/// Settings of a [`FjallEngine`](super::FjallEngine).
 #[derive(Clone, Debug)]
 pub struct FjallOptions {
     /// Bytes of the block cache, shared by all trees.
