@@ -23,7 +23,7 @@ tasks:
   lint    formatting and clippy, warnings denied
   test    unit and integration tests (cargo nextest when it is installed), then doc tests
   doc     rustdoc of the workspace, warnings denied
-  walk    one minute of the consensus core's random walk, on new seeds
+  walk    one minute of the consensus core's random walk
   sim     simulator smoke run: one seed twice, the two traces compared
   help    this text";
 
