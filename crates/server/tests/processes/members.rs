@@ -29,10 +29,6 @@ async fn voters(client: &Client, shard: ShardId) -> Vec<u64> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_nodes_become_five_and_three_others_under_load() {
-    if !sized(false, true) {
-        println!("skipped: ATOLL_TEST_FULL is not 1");
-        return;
-    }
     let _turn = Turn::alone();
     let mut cluster = Cluster::start(3, &[HISTORY]).await;
     let client = cluster.client(Duration::from_secs(20)).await;
