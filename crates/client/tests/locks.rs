@@ -16,7 +16,8 @@ use tokio::task::JoinHandle;
 const SHARD: u64 = 2;
 const TTL: Duration = Duration::from_secs(15);
 
-/// Lets virtual time pass.
+/// Lets virtual time pass. Every test here has a paused clock, which jumps from one timer to the
+/// next while all tasks wait: heartbeats in between happen, and nobody sleeps.
 async fn pass(time: Duration) {
     tokio::time::sleep_until(tokio::time::Instant::now() + time).await;
 }

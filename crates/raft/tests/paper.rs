@@ -426,10 +426,16 @@ fn thesis_3_6_2_an_earlier_terms_entry_is_not_committed_by_counting() {
     }
     let old = before.next();
     assert_eq!(w.core(n(1)).term_at(old), Some(Term(1)));
-    // 2 gets the old entry and not yet the new term's first one.
-    w.net.clear();
+    // 2 is said to have the old entry and not yet the new term's first one.
+    let held_up = std::mem::take(&mut w.net);
     w.step(n(1), Input::Message(Message { from: n(2), to: n(1), term: Term(2), body: has(old.0) }));
     assert!(w.core(n(1)).commit() < old, "the old entry is on a majority, and waits");
+    // Once the new term's first entry is there too, it commits, and the old one with it.
+    let first = old.next();
+    assert_eq!(w.core(n(1)).term_at(first), Some(Term(2)));
+    w.net = held_up;
+    w.settle();
+    assert_eq!(w.core(n(1)).commit(), first);
 }
 
 #[test]

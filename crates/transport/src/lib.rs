@@ -17,59 +17,31 @@ pub mod status;
 pub use accept::{AcceptLimits, Accepted, Spoken, accept};
 
 /// The generated services and clients; their messages are those of `atoll_wire`.
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::pedantic,
+    reason = "generated; documented in the schema"
+)]
 pub mod stub {
     /// Of package `atoll.v1`.
-    #[allow(
-        missing_docs,
-        unreachable_pub,
-        clippy::all,
-        clippy::pedantic,
-        reason = "generated; documented in the schema"
-    )]
     pub mod v1 {
         include!(concat!(env!("OUT_DIR"), "/atoll.v1.rs"));
     }
     /// Of package `atoll.peer.v1`.
-    #[allow(
-        missing_docs,
-        unreachable_pub,
-        clippy::all,
-        clippy::pedantic,
-        reason = "generated; documented in the schema"
-    )]
     pub mod peer_v1 {
         include!(concat!(env!("OUT_DIR"), "/atoll.peer.v1.rs"));
     }
     /// Of etcd's package `etcdserverpb`.
-    #[allow(
-        missing_docs,
-        unreachable_pub,
-        clippy::all,
-        clippy::pedantic,
-        reason = "generated; documented in the schema"
-    )]
     pub mod etcdserverpb {
         include!(concat!(env!("OUT_DIR"), "/etcdserverpb.rs"));
     }
     /// Of etcd's package `v3lockpb`.
-    #[allow(
-        missing_docs,
-        unreachable_pub,
-        clippy::all,
-        clippy::pedantic,
-        reason = "generated; documented in the schema"
-    )]
     pub mod v3lockpb {
         include!(concat!(env!("OUT_DIR"), "/v3lockpb.rs"));
     }
     /// Of etcd's package `v3electionpb`.
-    #[allow(
-        missing_docs,
-        unreachable_pub,
-        clippy::all,
-        clippy::pedantic,
-        reason = "generated; documented in the schema"
-    )]
     pub mod v3electionpb {
         include!(concat!(env!("OUT_DIR"), "/v3electionpb.rs"));
     }

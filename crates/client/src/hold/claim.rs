@@ -38,6 +38,11 @@ pub(crate) enum Outcome {
 }
 
 impl Wish {
+    /// Gives up after so long; the wire counts in milliseconds, and none would mean not to wait.
+    pub(crate) fn wait_at_most(&mut self, at_most: Duration) {
+        self.wait = Some(at_most.max(Duration::from_millis(1)));
+    }
+
     pub(crate) fn new(keyspace: &Keyspace, name: Bytes, mode: Mode) -> Self {
         Self {
             keyspace: keyspace.clone(),

@@ -57,7 +57,7 @@ impl Keyspace {
 impl Election {
     /// Campaigns at most so long. Without this, for as long as it takes.
     pub fn wait(mut self, at_most: Duration) -> Self {
-        self.wish.wait = Some(at_most.max(Duration::from_millis(1)));
+        self.wish.wait_at_most(at_most);
         self
     }
 

@@ -51,7 +51,7 @@ impl Lock {
 
     /// Waits at most so long for it. Without this, for as long as it takes.
     pub fn wait(mut self, at_most: Duration) -> Self {
-        self.wish.wait = Some(at_most.max(Duration::from_millis(1)));
+        self.wish.wait_at_most(at_most);
         self
     }
 

@@ -241,6 +241,8 @@ async fn keyspaces_and_the_cluster_are_described() {
     assert_eq!(sh.json(&["keyspace", "drop", "orders", "--yes"])["dropped"], json!("orders"));
     sh.fails(&["keyspace", "describe", "orders"], 1, &["orders", "does not exist"]);
 
+    // A write is answered by a leader: from here on the default keyspace's shard has one as well.
+    sh.text(&["put", "a", "1"]);
     let status = sh.json(&["cluster", "status"]);
     let node = &status["nodes"][0];
     assert_eq!((&node["id"], &node["error"]), (&json!(1), &Value::Null));

@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockW
 
 use bytes::Bytes;
 
-use super::{Direction, EngineOp, KeyRange, Tree, WriteBatch, is_empty_range};
+use super::{Direction, EngineOp, KeyRange, Tree, WriteBatch, as_slice, is_empty_range};
 
 /// The number of a batch within a layer, from 1; 0 is before the first.
 pub(super) type BatchNumber = u64;
@@ -339,13 +339,5 @@ impl Iterator for LayerScan<'_> {
         }
         self.refill();
         self.chunk.next()
-    }
-}
-
-fn as_slice(bound: &Bound<Bytes>) -> Bound<&[u8]> {
-    match bound {
-        Bound::Included(b) => Bound::Included(b),
-        Bound::Excluded(b) => Bound::Excluded(b),
-        Bound::Unbounded => Bound::Unbounded,
     }
 }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use super::{
     Direction, Engine, EngineError, EngineOp, KeyRange, Pair, ReadView, Scan, Tree, WriteBatch,
-    check_keys, is_empty_range,
+    as_slice, check_keys, is_empty_range,
 };
 
 /// Pairs that a scan takes out under one lock.
@@ -328,13 +328,5 @@ impl Iterator for MemScan<'_> {
             self.refill();
         }
         self.ready.pop_front().map(Ok)
-    }
-}
-
-fn as_slice(bound: &Bound<Bytes>) -> Bound<&[u8]> {
-    match bound {
-        Bound::Included(b) => Bound::Included(b),
-        Bound::Excluded(b) => Bound::Excluded(b),
-        Bound::Unbounded => Bound::Unbounded,
     }
 }

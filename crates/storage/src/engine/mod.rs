@@ -198,3 +198,12 @@ pub(crate) fn is_empty_range(range: &KeyRange<'_>) -> bool {
         _ => false,
     }
 }
+
+/// An owned end of a range, as scans take it.
+pub(crate) fn as_slice(bound: &Bound<Bytes>) -> Bound<&[u8]> {
+    match bound {
+        Bound::Included(b) => Bound::Included(b),
+        Bound::Excluded(b) => Bound::Excluded(b),
+        Bound::Unbounded => Bound::Unbounded,
+    }
+}
