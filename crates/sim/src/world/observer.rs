@@ -82,7 +82,7 @@ impl Observer {
                 }
                 LogRecord::LogStart { shard, first, reason, .. } => {
                     let kept = match reason {
-                        StartReason::Cut => Kept::Suffix,
+                        StartReason::Cut | StartReason::Damaged => Kept::Suffix,
                         StartReason::Snapshot => Kept::Nothing,
                     };
                     self.logs.start(stage, node, *shard, *first, kept);

@@ -42,6 +42,9 @@
 //!   and every hard state and log start in it was recorded again later.
 //! - L6 A write that fails with [`LogError::DiskFull`] leaves the log as if it had not been asked
 //!   for, save that (as after a crash) some of its records may be found by a restart.
+//! - L7 A damaged shard stays damaged, whatever is written later, until a snapshot replaces its log
+//!   or it is removed: its next record says that it is damaged, and is recorded again before its
+//!   segment goes.
 //!
 //! A torn frame and a damaged last frame look the same: both are cut. No format can tell them apart
 //! without a second sync per write.

@@ -29,6 +29,9 @@ pub enum StartReason {
     Cut = 0,
     /// A snapshot replaced the log; no entry stays.
     Snapshot = 1,
+    /// Something of the log was lost before this record: until a snapshot replaces it, nothing that
+    /// it says may be taken for all that the replica ever promised. Entries from `first` on stay.
+    Damaged = 2,
 }
 
 /// One fact about one shard.
@@ -273,6 +276,7 @@ pub(crate) fn decode(header: &RecordHeader, payload: Bytes) -> Option<LogRecord>
             let reason = match header.detail {
                 0 => StartReason::Cut,
                 1 => StartReason::Snapshot,
+                2 => StartReason::Damaged,
                 _ => return None,
             };
             LogRecord::LogStart { shard, first: index, prev_term: term, reason }

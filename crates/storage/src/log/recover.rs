@@ -23,6 +23,9 @@ pub struct Recovered {
     pub warnings: Vec<String>,
     /// Stretches that were durable once and can't be read now.
     pub damaged_stretches: usize,
+    /// A stretch of which nobody can say whose records it held. It may have held all that there was
+    /// of a shard: one of which this node has a replica, and the log nothing, is damaged.
+    pub unexplained: Option<String>,
 }
 
 /// One shard as the log knows it.

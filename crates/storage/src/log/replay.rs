@@ -24,6 +24,8 @@ pub(crate) struct ShardReplay {
     /// First index, the term before it, and the segment that says so.
     pub(crate) start: Option<(LogIndex, Term, u64)>,
     pub(crate) is_removed: bool,
+    /// The segment that says that the shard is damaged.
+    pub(crate) marked: Option<u64>,
     entries: BTreeMap<LogIndex, ReplayedEntry>,
     /// A hard state that can't be read; cured by a later one.
     hard_state_damage: Option<String>,
@@ -38,7 +40,7 @@ pub(crate) struct ShardReplay {
 pub(crate) struct Replay {
     pub(crate) shards: BTreeMap<ShardId, ShardReplay>,
     /// An unexplained stretch, which may have held the first records of a shard.
-    unexplained: Option<String>,
+    pub(crate) unexplained: Option<String>,
     /// The highest index of each shard in each segment, sound or not.
     pub(crate) highest: BTreeMap<u64, BTreeMap<ShardId, LogIndex>>,
 }
@@ -134,9 +136,20 @@ impl ShardReplay {
             LogRecord::LogStart { first, prev_term, reason, .. } => {
                 self.start = Some((first, prev_term, segment));
                 self.entries = self.entries.split_off(&first);
-                if reason == StartReason::Snapshot {
-                    self.entries.clear();
-                    self.damage = None;
+                match reason {
+                    StartReason::Cut => {}
+                    StartReason::Snapshot => {
+                        self.entries.clear();
+                        self.damage = None;
+                        self.marked = None;
+                    }
+                    StartReason::Damaged => {
+                        let offset = found.offset;
+                        self.damage.get_or_insert_with(|| {
+                            format!("it was found damaged before {segment:x}:{offset}")
+                        });
+                        self.marked = Some(segment);
+                    }
                 }
             }
             LogRecord::ShardRemoved { .. } => {

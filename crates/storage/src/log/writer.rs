@@ -62,6 +62,19 @@ struct ShardState {
     hard_state: Option<(LogHardState, u64)>,
     /// Its first index, the term before, and the segment that says so.
     start: Option<(LogIndex, Term, u64)>,
+    damage: Damage,
+}
+
+/// What the log knows of a shard's damage. A damaged replica writes on (terms that it hears of), and
+/// what it writes would hide the gap, so the next record is one that says so (L7).
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+enum Damage {
+    #[default]
+    None,
+    /// Found when the log was opened; to be written down.
+    Found,
+    /// The segment that says so.
+    Marked(u64),
 }
 
 impl ShardState {
@@ -227,6 +240,7 @@ impl LogWriter {
         let mut recovered = Recovered {
             warnings: opened.warnings,
             damaged_stretches: opened.damaged_stretches,
+            unexplained: opened.replay.unexplained,
             ..Recovered::default()
         };
         for (shard, replayed) in opened.replay.shards {
@@ -234,10 +248,16 @@ impl LogWriter {
                 continue;
             }
             let (sequence, start) = (replayed.sequence, replayed.start);
-            let kept = ShardState { sequence, hard_state: replayed.hard_state, start };
-            let hard_state = kept.hard_state.map(|(state, _)| state);
-            self.shards.insert(shard, kept);
+            let (hard_state_at, marked) = (replayed.hard_state, replayed.marked);
+            let hard_state = hard_state_at.map(|(state, _)| state);
             let (log, damaged) = replayed.finish(shard, shard_payload_bytes_max, self.reader());
+            let damage = match (&damaged, marked) {
+                (_, Some(segment)) => Damage::Marked(segment),
+                (Some(_), None) => Damage::Found,
+                (None, None) => Damage::None,
+            };
+            let kept = ShardState { sequence, hard_state: hard_state_at, start, damage };
+            self.shards.insert(shard, kept);
             recovered.shards.insert(shard, RecoveredShard { hard_state, log, damaged });
         }
         self.find_pins();
@@ -279,10 +299,18 @@ impl LogWriter {
                 own.push(LogRecord::LogStart { shard, first, prev_term, reason });
             }
         }
-        if self.segments.len() < 2 || !self.pins.is_empty() {
-            return own;
+        let lets_go = self.segments.len() > 1 && self.pins.is_empty();
+        let oldest = self.segments.front().filter(|_| lets_go).map(|segment| segment.number);
+        for (&shard, state) in &self.shards {
+            let is_marked_in = |segment| state.damage == Damage::Marked(segment);
+            if state.damage == Damage::Found || oldest.is_some_and(is_marked_in) {
+                let (first, prev_term) =
+                    state.start.map_or((LogIndex(1), Term::ZERO), |(first, term, _)| (first, term));
+                let reason = StartReason::Damaged;
+                own.push(LogRecord::LogStart { shard, first, prev_term, reason });
+            }
         }
-        let oldest = self.segments[0].number;
+        let Some(oldest) = oldest else { return own };
         for (&shard, state) in &self.shards {
             if let Some((first, prev_term, segment)) = state.start
                 && segment == oldest
@@ -454,8 +482,15 @@ impl LogWriter {
             LogRecord::LogStart { first, prev_term, reason, .. } => {
                 state.start = Some((*first, *prev_term, segment));
                 match reason {
-                    StartReason::Snapshot => self.forget_entries(shard),
+                    StartReason::Snapshot => {
+                        state.damage = Damage::None;
+                        self.forget_entries(shard);
+                    }
                     StartReason::Cut => self.unpin(shard, *first),
+                    StartReason::Damaged => {
+                        state.damage = Damage::Marked(segment);
+                        self.unpin(shard, *first);
+                    }
                 }
             }
             LogRecord::ShardRemoved { .. } => {
@@ -489,6 +524,7 @@ impl LogWriter {
             let is_needed = self.shards.values().any(|state| {
                 state.hard_state.is_some_and(|(_, segment)| segment == oldest)
                     || state.start.is_some_and(|(.., segment)| segment == oldest)
+                    || state.damage == Damage::Marked(oldest)
             });
             if is_needed {
                 return Ok(());

@@ -132,6 +132,63 @@ fn a_lost_sector_blames_who_may_have_lost_something_and_nobody_else() {
 }
 
 #[test]
+fn what_a_damaged_shard_writes_on_does_not_hide_the_gap() {
+    let disk = MemDisk::new(1);
+    let (mut log, _) = open(&disk);
+    log.write(&batch(&[vote(1, 1, 1, 0), put(1, 1, 1, b"a"), put(2, 1, 1, b"b")])).unwrap();
+    let lost = log.write(&batch(&[put(1, 2, 1, b"lost")])).unwrap();
+    log.write(&batch(&[put(2, 2, 1, b"c")])).unwrap();
+    drop(log);
+    let from = u64::from(lost.entries[0].location.offset);
+    disk.overwrite(Path::new(SEGMENT), from, &[0xee; 40]).unwrap();
+    // The next record of shard 1 has the number that the lost one had.
+    let (mut log, recovered) = open(&disk);
+    assert!(recovered.shards[&ShardId(1)].damaged.is_some());
+    log.write(&batch(&[vote(1, 5, 0, 0)])).unwrap();
+    drop(log);
+    let (mut log, recovered) = open(&disk);
+    assert!(recovered.shards[&ShardId(1)].damaged.is_some(), "its gap is hidden");
+    assert_eq!(recovered.shards[&ShardId(2)].damaged, None);
+    // Nor does it go with the segment that shows it.
+    for index in 3..=20 {
+        log.write(&batch(&[put(2, index, 1, &[0; 900])])).unwrap();
+    }
+    log.release(ShardId(1), LogIndex(2), Term(1));
+    log.release(ShardId(2), LogIndex(20), Term(1));
+    log.maintain().unwrap();
+    log.maintain().unwrap();
+    assert_eq!(log.segment_count(), 1);
+    drop(log);
+    let (mut log, recovered) = open(&disk);
+    assert_eq!(recovered.damaged_stretches, 0, "the segment is gone");
+    let state = recovered.shards[&ShardId(1)].hard_state;
+    assert_eq!(state.map(|s| s.term), Some(Term(5)));
+    assert!(recovered.shards[&ShardId(1)].damaged.is_some(), "the mark went with the segment");
+    log.write(&batch(&[start(1, 40, 6, StartReason::Snapshot), vote(1, 7, 0, 39)])).unwrap();
+    drop(log);
+    assert_eq!(open(&disk).1.shards[&ShardId(1)].damaged, None);
+}
+
+#[test]
+fn a_hole_that_could_be_anybodys_is_told() {
+    let disk = MemDisk::new(1);
+    let (mut log, _) = open(&disk);
+    log.write(&batch(&[put(1, 1, 1, b"a")])).unwrap();
+    let lost = log.write(&batch(&[put(2, 1, 1, b"all of it")])).unwrap();
+    log.write(&batch(&[put(1, 2, 1, b"b")])).unwrap();
+    drop(log);
+    let from = u64::from(lost.entries[0].location.offset);
+    disk.overwrite(Path::new(SEGMENT), from, &[0xee; 56]).unwrap();
+    let (mut log, recovered) = open(&disk);
+    assert!(!recovered.shards.contains_key(&ShardId(2)));
+    assert!(recovered.unexplained.is_some());
+    // Whoever knows that shard 2 was here says so; it holds as long as nothing replaces it.
+    log.write(&batch(&[start(2, 1, 0, StartReason::Damaged), vote(2, 3, 0, 0)])).unwrap();
+    drop(log);
+    assert!(open(&disk).1.shards[&ShardId(2)].damaged.is_some());
+}
+
+#[test]
 fn a_damaged_end_of_a_full_segment_is_seen_by_the_next_one() {
     let disk = MemDisk::new(1);
     let (mut log, _) = open(&disk);
