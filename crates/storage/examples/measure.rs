@@ -3,6 +3,7 @@
 //!
 //! Prints one line per measurement; ratios between lines mean more than the numbers.
 
+use std::io;
 use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use atoll_base::{Entry, EntryKind, KeyspaceId, LogIndex, Rng, ShardId, Term};
 use atoll_storage::{
-    Compression, Direction, Disk, Engine, FjallEngine, FjallOptions, LogBatch, LogOptions,
-    LogRecord, LogWriter, OpenMode, RealDisk, Tree, WriteBatch,
+    Compression, Direction, Disk, DiskFile, Engine, FjallEngine, FjallOptions, LogBatch,
+    LogOptions, LogRecord, LogWriter, OpenMode, RealDisk, Tree, WriteBatch,
 };
 use bytes::Bytes;
 
@@ -24,7 +25,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let base = std::env::args().nth(1).map_or_else(std::env::temp_dir, PathBuf::from);
     let dir = base.join(format!("atoll-measure-{}", std::process::id()));
     std::fs::create_dir_all(&dir)?;
-    measure_log(&dir.join("log"))?;
+    for round in 1..=3 {
+        let name = |disk: &str| format!("log, 64 entries of 64 shards a write, {disk}");
+        measure_log(&dir.join(format!("log-{round}")), Arc::new(RealDisk), &name("direct"))?;
+        let cached = Arc::new(PageCached);
+        measure_log(&dir.join(format!("cached-{round}")), cached, &name("page cache"))?;
+    }
     measure_growing_file(&dir.join("growing"))?;
     for compression in [Compression::None, Compression::Lz4] {
         measure_engine(&dir.join(format!("{compression:?}")), compression)?;
@@ -45,9 +51,50 @@ fn batch(turn: u64) -> LogBatch {
     LogBatch { records }
 }
 
-fn measure_log(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
+/// The machine's disk with every write through the page cache.
+struct PageCached;
+
+impl Disk for PageCached {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Box<dyn DiskFile>> {
+        RealDisk.open(path, if mode == OpenMode::Append { OpenMode::Write } else { mode })
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
+        RealDisk.list(dir)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        RealDisk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove(path)
+    }
+
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        RealDisk.create_dir_all(dir)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        RealDisk.sync_dir(dir)
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        RealDisk.exists(path)
+    }
+
+    fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        RealDisk.free_bytes(path)
+    }
+}
+
+fn measure_log(
+    dir: &Path,
+    disk: Arc<dyn Disk>,
+    name: &str,
+) -> Result<(), Box<dyn std::error::Error>> {
     let options = LogOptions { spare_segments: 2, ..LogOptions::default() };
-    let (mut log, _) = LogWriter::open(Arc::new(RealDisk), dir, options.clone())?;
+    let (mut log, _) = LogWriter::open(Arc::clone(&disk), dir, options.clone())?;
     log.maintain()?;
     let start = Instant::now();
     let mut turns = 0;
@@ -60,10 +107,10 @@ fn measure_log(dir: &Path) -> Result<(), Box<dyn std::error::Error>> {
             }
         }
     }
-    report("log, 64 entries of 64 shards a write", turns * ENTRIES_PER_WRITE, start.elapsed());
+    report(name, turns * ENTRIES_PER_WRITE, start.elapsed());
     drop(log);
     let start = Instant::now();
-    let (_, recovered) = LogWriter::open(Arc::new(RealDisk), dir, options)?;
+    let (_, recovered) = LogWriter::open(disk, dir, options)?;
     println!("{:44} {:?}, {} shards", "reopen", start.elapsed(), recovered.shards.len());
     Ok(())
 }

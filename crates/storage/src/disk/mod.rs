@@ -13,6 +13,8 @@
 //!
 //! Errors are `std::io::Error`; a full disk is `ErrorKind::StorageFull`.
 
+#[cfg(target_os = "linux")]
+mod append;
 pub mod mem;
 pub mod real;
 #[cfg(test)]
@@ -33,6 +35,11 @@ pub enum OpenMode {
     Write,
     /// For reading and writing; it must not be there yet.
     CreateNew,
+    /// For writes that follow one another, inside the length that the file has; it must be there.
+    /// What is written is seen by readers when a [`DiskFile::sync`] has returned, and what is
+    /// behind it, up to a multiple of 4096 bytes, may be zeros then. Reading, and changing the
+    /// length, may be refused.
+    Append,
 }
 
 /// A file system, or what the simulator gives for one. Shared by all threads of a node.

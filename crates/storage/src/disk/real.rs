@@ -26,6 +26,13 @@ impl Disk for RealDisk {
             OpenMode::CreateNew => {
                 options.write(true).create_new(true);
             }
+            OpenMode::Append => {
+                #[cfg(target_os = "linux")]
+                if let Some(file) = super::append::AppendFile::open(path)? {
+                    return Ok(Box::new(file));
+                }
+                options.write(true);
+            }
         }
         Ok(Box::new(RealFile { file: options.open(path)? }))
     }

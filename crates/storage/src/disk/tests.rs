@@ -46,6 +46,68 @@ fn both_disks_conform() {
     conforms(&MemDisk::new(1), Path::new("/x/y"));
 }
 
+/// Appends of all sizes, read back by somebody else after every sync, and by the next writer.
+fn appends(disk: &dyn Disk, dir: &Path, seed: u64) {
+    const LEN: usize = 1 << 20;
+    disk.create_dir_all(dir).unwrap();
+    let path = dir.join("a");
+    let file = disk.open(&path, OpenMode::CreateNew).unwrap();
+    file.allocate_zeroed(LEN as u64).unwrap();
+    let reader = disk.open(&path, OpenMode::Read).unwrap();
+    let mut rng = atoll_base::Rng::new(seed);
+    let mut written = vec![0; 0];
+    let mut file = disk.open(&path, OpenMode::Append).unwrap();
+    while written.len() < LEN {
+        for _ in 0..rng.range(1, 3) {
+            let sizes = [8, 64, 504, 4096, 5000, 40_000];
+            let len = sizes[rng.below(6) as usize].min(LEN - written.len());
+            let bytes = vec![rng.range(1, 255) as u8; len];
+            file.write_at(written.len() as u64, &bytes).unwrap();
+            written.extend_from_slice(&bytes);
+        }
+        file.sync().unwrap();
+        let mut seen = vec![0; written.len()];
+        reader.read_at(0, &mut seen).unwrap();
+        assert!(seen == written, "after {} bytes", written.len());
+        if rng.below(8) == 0 {
+            file = disk.open(&path, OpenMode::Append).unwrap();
+        }
+        if rng.below(16) == 0 {
+            // A writer that goes back writes the bytes behind it again, as the log does.
+            written.truncate(written.len() - written.len().min(100));
+        }
+    }
+    assert_eq!(file.len().unwrap(), LEN as u64);
+}
+
+#[test]
+fn both_disks_append() {
+    for seed in 0..20 {
+        let real = tempfile::tempdir().unwrap();
+        appends(&RealDisk, &real.path().join("x"), seed);
+        appends(&MemDisk::new(seed), Path::new("/x"), seed);
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn appends_keep_to_the_files_length_and_odd_files_are_appended_to_in_the_ordinary_way() {
+    let real = tempfile::tempdir().unwrap();
+    let path = real.path().join("a");
+    for len in [8192, 8200] {
+        std::fs::write(&path, vec![0; len]).unwrap();
+        let file = RealDisk.open(&path, OpenMode::Append).unwrap();
+        file.write_at(4090, &[1; 20]).unwrap();
+        file.sync().unwrap();
+        let content = std::fs::read(&path).unwrap();
+        assert_eq!((content.len(), content.iter().filter(|b| **b == 1).count()), (len, 20));
+        if append::AppendFile::open(&path).unwrap().is_some() {
+            let text = file.write_at(8190, &[1; 3]).unwrap_err().to_string();
+            assert_eq!(text, "3 bytes at 8190 don't fit into a file of 8192 bytes");
+        }
+    }
+}
+
 fn disk_with(seed: u64, content: &[u8]) -> (MemDisk, Box<dyn DiskFile>) {
     let disk = MemDisk::new(seed);
     disk.create_dir_all(Path::new("/d")).unwrap();

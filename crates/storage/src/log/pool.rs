@@ -87,7 +87,7 @@ impl SegmentPool {
         let (from, to) = (spare_path(&self.dir, spare), segment_path(&self.dir, number));
         self.disk.rename(&from, &to).map_err(io_error("rename", &from))?;
         self.disk.sync_dir(&self.dir).map_err(sync_error(&self.dir))?;
-        let file = self.disk.open(&to, OpenMode::Write).map_err(io_error("open", &to))?;
+        let file = self.disk.open(&to, OpenMode::Append).map_err(io_error("open", &to))?;
         Ok(file.into())
     }
 

@@ -227,7 +227,7 @@ impl LogWriter {
         let mut highest = opened.replay.highest;
         for state in opened.segments {
             let path = segment_path(&self.dir, state.number);
-            let file = self.disk.open(&path, OpenMode::Write).map_err(io_error("open", &path))?;
+            let file = self.disk.open(&path, OpenMode::Append).map_err(io_error("open", &path))?;
             let len = file.len().map_err(io_error("measure", &path))?;
             self.segments.push_back(Segment {
                 number: state.number,
