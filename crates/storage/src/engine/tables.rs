@@ -7,7 +7,7 @@
 //! Each flush is counted, in fjall *and*, once fjall has synced, in a small file beside it; tables
 //! that know fewer flushes than that file have lost something.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -77,6 +77,29 @@ impl Default for FjallOptions {
 
 pub(super) type Trees = BTreeMap<Tree, Keyspace>;
 
+/// Flushes that ended, and how far the next one has come: after a full disk it goes on from there.
+struct Flushes {
+    persisted: PersistedMark,
+    /// The next flush has its redo file, whole and durable.
+    has_redo: bool,
+    /// The trees that have their part of the next flush.
+    taken: BTreeSet<Tree>,
+}
+
+impl Flushes {
+    /// The number of the next flush.
+    fn next(&self) -> u64 {
+        self.persisted.count() + 1
+    }
+
+    fn end(&mut self) -> std::io::Result<()> {
+        self.persisted.record(self.next())?;
+        self.has_redo = false;
+        self.taken.clear();
+        Ok(())
+    }
+}
+
 /// Everything that was flushed.
 pub(super) struct Tables {
     db: Database,
@@ -84,7 +107,7 @@ pub(super) struct Tables {
     compression: Compression,
     /// Replaced, never changed, so that a view keeps the trees it began with.
     trees: RwLock<Arc<Trees>>,
-    persisted: Mutex<PersistedMark>,
+    flushes: Mutex<Flushes>,
     redo: RedoFile,
     /// The library's folder of trees.
     trees_dir: PathBuf,
@@ -131,7 +154,7 @@ impl Tables {
             own,
             compression: options.compression,
             trees: RwLock::new(Arc::new(trees)),
-            persisted: Mutex::new(persisted),
+            flushes: Mutex::new(Flushes { persisted, has_redo: false, taken: BTreeSet::new() }),
             redo: RedoFile::new(dir),
             trees_dir: dir.join("fjall/keyspaces"),
         };
@@ -149,12 +172,12 @@ impl Tables {
                 return Err(EngineError::Damaged { during: "open", reason });
             }
         };
-        let mut persisted = self.persisted();
-        match number.checked_sub(persisted.count()) {
+        let mut flushes = self.flushes();
+        match number.checked_sub(flushes.persisted.count()) {
             Some(0) => {}
-            Some(1) => self.take_in(layer.runs(), number, &mut persisted)?,
+            Some(1) => self.take_in(layer.runs(), &mut flushes)?,
             _ => {
-                let count = persisted.count();
+                let count = flushes.persisted.count();
                 let reason = format!("redo file of flush {number} stands beside flush {count}");
                 return Err(EngineError::Damaged { during: "open", reason });
             }
@@ -162,26 +185,27 @@ impl Tables {
         self.redo.remove().map_err(|e| io_error("open", e))
     }
 
-    /// Puts a layer into the tables, all or nothing; on return it survives a power loss.
+    /// Puts a layer into the tables, all or nothing; on return it survives a power loss. After an
+    /// error the same layer must come again.
     pub(super) fn flush(&self, layer: &Layer) -> Result<(), EngineError> {
-        let mut persisted = self.persisted();
-        let number = persisted.count() + 1;
+        let mut flushes = self.flushes();
         let runs = layer.runs();
-        self.redo.write(number, &runs).map_err(|e| io_error("flush", e))?;
-        self.take_in(runs, number, &mut persisted)?;
+        if !flushes.has_redo {
+            self.redo.write(flushes.next(), &runs).map_err(|e| io_error("flush", e))?;
+            flushes.has_redo = true;
+        }
+        self.take_in(runs, &mut flushes)?;
         self.redo.remove().map_err(|e| io_error("flush", e))
     }
 
-    fn take_in(
-        &self,
-        runs: Vec<(Tree, Run)>,
-        number: u64,
-        persisted: &mut PersistedMark,
-    ) -> Result<(), EngineError> {
+    fn take_in(&self, runs: Vec<(Tree, Run)>, flushes: &mut Flushes) -> Result<(), EngineError> {
         // Fails if one of the library's threads met an error: then nothing is begun.
         self.db.persist(PersistMode::Buffer).map_err(|e| error("flush", e))?;
         let wait_until = Instant::now() + RUNS_WAIT_MAX;
         for (tree, run) in runs {
+            if flushes.taken.contains(&tree) {
+                continue;
+            }
             let handle = self.tree_for_write(tree)?;
             wait_for_compaction(&handle, wait_until);
             let mut table = handle.start_ingestion().map_err(|e| error("flush", e))?;
@@ -192,15 +216,17 @@ impl Tables {
                 })
                 .and_then(|()| table.finish())
                 .map_err(|e| error("flush", e))?;
+            flushes.taken.insert(tree);
         }
         // Fails if one of fjall's threads met an error.
-        self.own.insert(PERSISTED_KEY, number.to_le_bytes()).map_err(|e| error("flush", e))?;
+        let number = flushes.next().to_le_bytes();
+        self.own.insert(PERSISTED_KEY, number).map_err(|e| error("flush", e))?;
         self.db.persist(PersistMode::SyncData).map_err(|e| error("flush", e))?;
-        persisted.record(number).map_err(|e| io_error("flush", e))
+        flushes.end().map_err(|e| io_error("flush", e))
     }
 
-    fn persisted(&self) -> MutexGuard<'_, PersistedMark> {
-        self.persisted.lock().unwrap_or_else(PoisonError::into_inner)
+    fn flushes(&self) -> MutexGuard<'_, Flushes> {
+        self.flushes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn trees(&self) -> Arc<Trees> {
@@ -260,11 +286,11 @@ impl Tables {
     /// Replaces the redo file of a flush that failed, so that it no longer holds what was dropped
     /// since.
     pub(super) fn rewrite_redo(&self, layer: &Layer) -> Result<(), EngineError> {
-        let number = self.persisted().count() + 1;
+        let flushes = self.flushes();
         if !self.redo.exists().map_err(|e| io_error("drop", e))? {
             return Ok(());
         }
-        self.redo.write(number, &layer.runs()).map_err(|e| io_error("drop", e))
+        self.redo.write(flushes.next(), &layer.runs()).map_err(|e| io_error("drop", e))
     }
 
     pub(super) fn disk_bytes(&self) -> Result<u64, EngineError> {

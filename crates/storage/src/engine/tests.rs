@@ -400,6 +400,42 @@ fn a_flush_that_a_crash_interrupted_is_carried_out_whole() {
 }
 
 #[test]
+fn a_flush_that_failed_goes_on_where_it_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let tables = super::tables::Tables::open(dir.path(), &tiny()).unwrap();
+    let layer = |trees: &[Tree], value: &str| {
+        let mut batch = WriteBatch::new();
+        for tree in trees {
+            batch.put(*tree, b("k"), b(value));
+        }
+        let layer = super::layer::Layer::default();
+        layer.write(batch);
+        layer
+    };
+    tables.flush(&layer(&TREES[..2], "1")).unwrap();
+    let runs = |tree: Tree| tables.trees()[&tree].table_count();
+    assert_eq!((runs(TREES[0]), runs(TREES[1])), (1, 1));
+    // Links to nowhere stand where the next trees' folders would be.
+    let folders = dir.path().join("fjall/keyspaces");
+    let in_the_way: Vec<_> = (0..20)
+        .map(|n| folders.join(n.to_string()))
+        .filter(|path| std::os::unix::fs::symlink(folders.join("nowhere"), path).is_ok())
+        .collect();
+    let next = layer(&TREES, "2");
+    for _ in 0..3 {
+        assert!(tables.flush(&next).is_err());
+        assert_eq!((runs(TREES[0]), runs(TREES[1])), (2, 2), "no run comes in twice");
+        assert!(dir.path().join("redo").exists());
+    }
+    in_the_way.iter().for_each(|path| std::fs::remove_file(path).unwrap());
+    tables.flush(&next).unwrap();
+    assert_eq!(TREES.map(runs), [2, 2, 1, 1]);
+    assert!(!dir.path().join("redo").exists());
+    tables.flush(&layer(&TREES, "3")).unwrap();
+    assert_eq!(TREES.map(runs), [3, 3, 2, 2], "the next flush begins anew");
+}
+
+#[test]
 fn a_flush_that_reached_one_tree_before_the_crash_is_carried_out_whole() {
     let dir = tempfile::tempdir().unwrap();
     interrupted_flush(dir.path());
