@@ -62,19 +62,8 @@ struct ShardState {
     hard_state: Option<(LogHardState, u64)>,
     /// Its first index, the term before, and the segment that says so.
     start: Option<(LogIndex, Term, u64)>,
-    damage: Damage,
-}
-
-/// What the log knows of a shard's damage. A damaged replica writes on (terms that it hears of), and
-/// what it writes would hide the gap, so the next record is one that says so (L7).
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
-enum Damage {
-    #[default]
-    None,
-    /// Found when the log was opened; to be written down.
-    Found,
-    /// The segment that says so.
-    Marked(u64),
+    /// The segment that says that it is damaged.
+    marked: Option<u64>,
 }
 
 impl ShardState {
@@ -114,6 +103,9 @@ pub struct LogWriter {
     segments: VecDeque<Segment>,
     tail: Option<Arc<dyn DiskFile>>,
     shards: BTreeMap<ShardId, ShardState>,
+    /// Shards that were found damaged and that no record calls so. A damaged replica writes on
+    /// (terms that it hears of), and that would hide the gap: the next record says it (L7).
+    unmarked: BTreeSet<ShardId>,
     /// Shards with entries in the oldest segment that they still need.
     pins: BTreeSet<ShardId>,
     /// Cuts that go with the next write.
@@ -154,6 +146,7 @@ impl LogWriter {
             segments: VecDeque::new(),
             tail: None,
             shards: BTreeMap::new(),
+            unmarked: BTreeSet::new(),
             pins: BTreeSet::new(),
             cuts: BTreeMap::new(),
             remnants_end: None,
@@ -251,12 +244,10 @@ impl LogWriter {
             let (hard_state_at, marked) = (replayed.hard_state, replayed.marked);
             let hard_state = hard_state_at.map(|(state, _)| state);
             let (log, damaged) = replayed.finish(shard, shard_payload_bytes_max, self.reader());
-            let damage = match (&damaged, marked) {
-                (_, Some(segment)) => Damage::Marked(segment),
-                (Some(_), None) => Damage::Found,
-                (None, None) => Damage::None,
-            };
-            let kept = ShardState { sequence, hard_state: hard_state_at, start, damage };
+            if damaged.is_some() && marked.is_none() {
+                self.unmarked.insert(shard);
+            }
+            let kept = ShardState { sequence, hard_state: hard_state_at, start, marked };
             self.shards.insert(shard, kept);
             recovered.shards.insert(shard, RecoveredShard { hard_state, log, damaged });
         }
@@ -299,18 +290,13 @@ impl LogWriter {
                 own.push(LogRecord::LogStart { shard, first, prev_term, reason });
             }
         }
-        let lets_go = self.segments.len() > 1 && self.pins.is_empty();
-        let oldest = self.segments.front().filter(|_| lets_go).map(|segment| segment.number);
-        for (&shard, state) in &self.shards {
-            let is_marked_in = |segment| state.damage == Damage::Marked(segment);
-            if state.damage == Damage::Found || oldest.is_some_and(is_marked_in) {
-                let (first, prev_term) =
-                    state.start.map_or((LogIndex(1), Term::ZERO), |(first, term, _)| (first, term));
-                let reason = StartReason::Damaged;
-                own.push(LogRecord::LogStart { shard, first, prev_term, reason });
-            }
+        own.extend(self.unmarked.iter().filter_map(|shard| self.damage_record(*shard)));
+        if self.segments.len() < 2 || !self.pins.is_empty() {
+            return own;
         }
-        let Some(oldest) = oldest else { return own };
+        let oldest = self.segments[0].number;
+        let marked = self.shards.iter().filter(|(_, state)| state.marked == Some(oldest));
+        own.extend(marked.filter_map(|(shard, _)| self.damage_record(*shard)));
         for (&shard, state) in &self.shards {
             if let Some((first, prev_term, segment)) = state.start
                 && segment == oldest
@@ -327,6 +313,14 @@ impl LogWriter {
             }
         }
         own
+    }
+
+    /// Says that a shard is damaged.
+    fn damage_record(&self, shard: ShardId) -> Option<LogRecord> {
+        let start = self.shards.get(&shard)?.start;
+        let (first, prev_term) =
+            start.map_or((LogIndex(1), Term::ZERO), |(first, term, _)| (first, term));
+        Some(LogRecord::LogStart { shard, first, prev_term, reason: StartReason::Damaged })
     }
 
     fn check_sizes(&self, records: &[&LogRecord]) -> Result<(), LogError> {
@@ -483,18 +477,21 @@ impl LogWriter {
                 state.start = Some((*first, *prev_term, segment));
                 match reason {
                     StartReason::Snapshot => {
-                        state.damage = Damage::None;
+                        state.marked = None;
+                        self.unmarked.remove(&shard);
                         self.forget_entries(shard);
                     }
                     StartReason::Cut => self.unpin(shard, *first),
                     StartReason::Damaged => {
-                        state.damage = Damage::Marked(segment);
+                        state.marked = Some(segment);
+                        self.unmarked.remove(&shard);
                         self.unpin(shard, *first);
                     }
                 }
             }
             LogRecord::ShardRemoved { .. } => {
                 self.shards.remove(&shard);
+                self.unmarked.remove(&shard);
                 self.forget_entries(shard);
             }
         }
@@ -524,7 +521,7 @@ impl LogWriter {
             let is_needed = self.shards.values().any(|state| {
                 state.hard_state.is_some_and(|(_, segment)| segment == oldest)
                     || state.start.is_some_and(|(.., segment)| segment == oldest)
-                    || state.damage == Damage::Marked(oldest)
+                    || state.marked == Some(oldest)
             });
             if is_needed {
                 return Ok(());
