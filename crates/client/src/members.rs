@@ -25,6 +25,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const RETIRE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The pause between two such attempts.
 const RETIRE_PAUSE: Duration = Duration::from_millis(100);
+/// The pause between two looks at a node that is to begin as a witness.
+const WITNESS_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a node becomes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -180,9 +182,13 @@ impl<'a> MemberChange<'a> {
             self.begin(shard).await?;
             self.step(shard, |c| members::add(c, shard, node, role)).await?;
             self.settle(shard).await?;
-            if joining == Joining::Voter {
-                self.step(shard, |c| members::promote(c, shard, node)).await?;
-                self.settle(shard).await?;
+            match joining {
+                Joining::Learner => {}
+                Joining::Voter => {
+                    self.step(shard, |c| members::promote(c, shard, node)).await?;
+                    self.settle(shard).await?;
+                }
+                Joining::Witness => self.await_witness(shard).await?,
             }
             self.say(shard, "done");
         }
@@ -326,6 +332,31 @@ impl<'a> MemberChange<'a> {
                 );
                 return Err(Failure::new(Code::DeadlineExceeded, text));
             }
+        }
+    }
+
+    /// Waits until the node has what a witness needs to vote: it counts as a member before.
+    async fn await_witness(&mut self, shard: ShardId) -> Result<(), Failure> {
+        let (node, end) = (self.node, Instant::now() + self.wait);
+        loop {
+            let deadline = end.min(Instant::now() + LOOK);
+            let inner = self.client.inner();
+            let state = match inner.ask_once(shard, node, RequestBody::Status, deadline).await {
+                Ok(AnswerBody::Status(status)) if status.state == "witness" => return Ok(()),
+                Ok(AnswerBody::Status(status)) => format!("it is {}", status.state),
+                Ok(other) => return Err(unexpected("a status", &other)),
+                Err(failure) => failure.message,
+            };
+            let text = format!("waits for node {node} to begin as a witness: {state}");
+            if Instant::now() >= end {
+                let text = format!(
+                    "shard {shard} {text}; the change goes on by itself, repeat the command to \
+                     wait on"
+                );
+                return Err(Failure::new(Code::DeadlineExceeded, text));
+            }
+            self.say(shard, text);
+            tokio::time::sleep(WITNESS_PAUSE).await;
         }
     }
 

@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use atoll_base::{Epoch, KeyspaceId, LogIndex, NodeId, ShardId, Time};
+use atoll_base::{Epoch, KeyspaceId, LogIndex, NodeId, ShardId, Term, Time};
 use atoll_coord::Descriptor;
 use atoll_machine::{
     Event, EventKind, KeyEnd, KeyRange, KeyValue, MachineError, RangeQuery, Record, ShardMachine,
@@ -170,16 +170,14 @@ impl Lane {
         });
         recovered.log.limit_payload_bytes(tail_bytes);
         let damage = recovered.damaged.take();
-        let range = KeyRange { start: descriptor.start.clone(), end: descriptor.end.clone() };
-        let limits = self.turn.config.limits.machine.clone();
-        let opened = ShardMachine::open(shard, descriptor.keyspace, range, limits, engine.as_ref());
+        let held = self.held(&descriptor)?;
         // Cut off in the middle of a snapshot: the log and its promises are whole.
-        let unfinished = matches!(opened, Err(MachineError::SnapshotUnfinished { .. }));
+        let unfinished = matches!(held, Err(MachineError::SnapshotUnfinished { .. }));
         let only_state_lost = unfinished && damage.is_none();
         if only_state_lost {
             atoll_base::reached!("a replica restarted in the middle of a snapshot");
         }
-        let (mut condition, applied) = judge(opened, damage, &mut recovered.log);
+        let (mut condition, applied) = judge(held, damage, &mut recovered.log);
         let recorded = records::membership(engine.as_ref(), shard)?;
         let is_recorded = recorded.is_some();
         let start_of_log = recovered.log.first_index().prev();
@@ -211,15 +209,28 @@ impl Lane {
         }
         self.replicas.insert(shard, replica);
         self.guarded(shard, |replica, turn| {
-            let input = match (rebuilding, only_state_lost) {
+            let input = match (rebuilding, only_state_lost && !is_newcomer) {
                 (false, _) => Input::Tick,
                 (true, true) => Input::StateLost,
                 (true, false) => Input::Damaged,
             };
             replica.step(input, turn);
             replica.absorb(turn);
+            replica.follow_role(turn);
         });
         Ok(())
+    }
+
+    /// What the engine holds of the replica.
+    fn held(&self, descriptor: &Descriptor) -> Result<Result<Held, MachineError>, RecordsError> {
+        let (shard, engine) = (descriptor.shard, self.turn.engine.as_ref());
+        if let Some((applied, term)) = records::witness(engine, shard)? {
+            return Ok(Ok(Held::Witness { applied, term }));
+        }
+        let range = KeyRange { start: descriptor.start.clone(), end: descriptor.end.clone() };
+        let limits = self.turn.config.limits.machine.clone();
+        let opened = ShardMachine::open(shard, descriptor.keyspace, range, limits, engine);
+        Ok(opened.map(|machine| Held::Machine(Box::new(machine))))
     }
 
     /// The one order that deletes data.
@@ -239,19 +250,38 @@ impl Lane {
     }
 }
 
+/// The state of a replica in the engine.
+enum Held {
+    /// Data.
+    Machine(Box<ShardMachine>),
+    /// A witness's place in the log.
+    Witness { applied: LogIndex, term: Term },
+}
+
+impl Held {
+    /// The last entry whose effects it has.
+    fn applied(&self) -> (LogIndex, Term) {
+        match self {
+            Self::Machine(machine) => (machine.applied(), machine.applied_term()),
+            Self::Witness { applied, term } => (*applied, *term),
+        }
+    }
+}
+
 /// What the replica can do with what its engine and its log hold, and the applied index that its
 /// core starts from.
 fn judge(
-    opened: Result<ShardMachine, MachineError>,
+    held: Result<Held, MachineError>,
     damage: Option<String>,
     log: &mut ShardLog,
 ) -> (Condition, LogIndex) {
     let before_log = log.first_index().prev();
-    let machine = match opened {
-        Ok(machine) => machine,
+    let held = match held {
+        Ok(held) => held,
         Err(e) => return (Condition::Rebuilding { reason: text_of(&e) }, before_log),
     };
-    let (applied, last) = (machine.applied(), log.last_index());
+    let (applied, term) = held.applied();
+    let last = log.last_index();
     let reason = if applied < before_log {
         atoll_base::reached!("an engine ended before its log began");
         format!("its engine ends at entry {applied}, its log begins after {before_log}")
@@ -259,13 +289,16 @@ fn judge(
         atoll_base::reached!("an engine was ahead of its log");
         // Entries that were durable are gone: amnesia (trap T3). What the engine has is older than
         // what this replica may have promised.
-        log.reset(applied, machine.applied_term());
+        log.reset(applied, term);
         format!("its engine is at entry {applied}, its log ends at {last}")
     } else if let Some(reason) = damage {
         atoll_base::reached!("a replica found its log damaged");
         reason
     } else {
-        return (Condition::Serving(Box::new(machine)), applied);
+        return match held {
+            Held::Machine(machine) => (Condition::Serving(machine), applied),
+            Held::Witness { .. } => (Condition::Witness, applied),
+        };
     };
     (Condition::Rebuilding { reason }, log.first_index().prev())
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use atoll_base::{LogIndex, NodeId, Term, Time, checksum};
 use atoll_machine::{Chunk, ShardMachine, SnapshotWriter};
-use atoll_raft::Membership;
+use atoll_raft::{Membership, Role};
 use atoll_replica::{ChunkEnd, PeerBody, PeerMessage};
 use bytes::Bytes;
 
@@ -32,17 +32,27 @@ pub(crate) struct Piece {
     pub(crate) end: ChunkEnd,
 }
 
+/// What takes the place of the old state.
+enum Successor {
+    /// The snapshot, of which this is the first chunk.
+    State(Chunk),
+    /// Nothing: the replica is a witness.
+    Nothing,
+}
+
 /// One snapshot being installed.
 pub(crate) struct Incoming {
     from: NodeId,
     index: LogIndex,
     term: Term,
     membership: Membership,
+    /// It makes this replica a witness.
+    is_for_witness: bool,
     /// `None` before the first chunk: nothing was touched yet.
     writer: Option<SnapshotWriter>,
     next: u64,
-    /// The first chunk, while the old state is being cleared for it.
-    clearing: Option<Chunk>,
+    /// What comes when the old state is cleared, while it is.
+    clearing: Option<Successor>,
     asked_at: Time,
     retries: u32,
     /// All chunks are in the engine; they become durable with its next persist.
@@ -76,11 +86,13 @@ impl Replica {
             return;
         }
         tracing::info!(shard = self.shard().0, from = from.0, index = index.0, "snapshot fetched");
+        let is_for_witness = self.role_by(&membership, turn.config.node) == Role::Witness;
         self.incoming = Some(Incoming {
             from,
             index,
             term,
             membership,
+            is_for_witness,
             writer: None,
             next: 0,
             clearing: None,
@@ -88,7 +100,11 @@ impl Replica {
             retries: 0,
             complete: false,
         });
-        self.pull(turn);
+        if !is_for_witness {
+            self.pull(turn);
+        } else if let Err(reason) = self.begin_install(Successor::Nothing, turn) {
+            self.abandon_incoming(&reason, turn);
+        }
     }
 
     fn pull(&mut self, turn: &mut Turn) {
@@ -168,7 +184,7 @@ impl Replica {
     fn install(&mut self, piece: Piece, turn: &mut Turn) -> Result<(), String> {
         let chunk = Chunk::decode(&piece.data).map_err(|e| e.to_string())?;
         if self.incoming.as_ref().is_some_and(|i| i.writer.is_none()) {
-            return self.begin_install(chunk, turn);
+            return self.begin_install(Successor::State(chunk), turn);
         }
         let Some(incoming) = &mut self.incoming else { return Ok(()) };
         let Some(writer) = &mut incoming.writer else { return Ok(()) };
@@ -180,16 +196,18 @@ impl Replica {
         {
             let mut last = writer.finish().map_err(|e| e.to_string())?;
             // In the batch that completes the state, so that the two become durable together.
-            let membership = incoming.membership.encode();
-            records::put_membership(&mut last, self.descriptor.shard, &membership);
+            let (shard, membership) = (self.descriptor.shard, incoming.membership.encode());
+            records::put_membership(&mut last, shard, &membership);
+            records::remove_witness(&mut last, shard);
             turn.engine.write(last).map_err(|e| e.to_string())?;
             incoming.complete = true;
         }
         Ok(())
     }
 
-    /// The first chunk is there: the old state goes, some of it each turn, before it is installed.
-    fn begin_install(&mut self, first: Chunk, turn: &mut Turn) -> Result<(), String> {
+    /// The first chunk is there, or none will come: the old state goes, some of it each turn, before
+    /// the new one is installed.
+    fn begin_install(&mut self, then: Successor, turn: &mut Turn) -> Result<(), String> {
         let index = self.incoming.as_ref().map_or(LogIndex::ZERO, |i| i.index);
         if !self.group.core().accepts_snapshot(index, self.incoming_term()) {
             atoll_base::reached!("the log overtook a snapshot before its first chunk");
@@ -202,7 +220,7 @@ impl Replica {
         turn.engine.write(writer.begin()).map_err(|e| e.to_string())?;
         if let Some(incoming) = &mut self.incoming {
             incoming.writer = Some(writer);
-            incoming.clearing = Some(first);
+            incoming.clearing = Some(then);
         }
         self.step(atoll_raft::Input::InstallBegun, turn);
         self.absorb(turn);
@@ -217,15 +235,34 @@ impl Replica {
         for _ in 0..CLEAR_STEPS_PER_TURN {
             match writer.clear(turn.engine.as_ref()).map_err(|e| e.to_string())? {
                 Some(batch) => turn.engine.write(batch).map_err(|e| e.to_string())?,
-                None => {
-                    let Some(first) = incoming.clearing.take() else { return Ok(()) };
-                    let batch = writer.install(&first).map_err(|e| e.to_string())?;
-                    turn.engine.write(batch).map_err(|e| e.to_string())?;
-                    incoming.next += 1;
-                    self.pull(turn);
-                    return Ok(());
-                }
+                None => return self.succeed(turn),
             }
+        }
+        Ok(())
+    }
+
+    /// The old state is cleared.
+    fn succeed(&mut self, turn: &mut Turn) -> Result<(), String> {
+        let Some(incoming) = &mut self.incoming else { return Ok(()) };
+        match incoming.clearing.take() {
+            Some(Successor::State(first)) => {
+                let Some(writer) = &mut incoming.writer else { return Ok(()) };
+                let batch = writer.install(&first).map_err(|e| e.to_string())?;
+                turn.engine.write(batch).map_err(|e| e.to_string())?;
+                incoming.next += 1;
+                self.pull(turn);
+            }
+            Some(Successor::Nothing) => {
+                let Some(writer) = incoming.writer.take() else { return Ok(()) };
+                let (index, term) = (incoming.index, incoming.term);
+                let mut batch = writer.finish_empty();
+                let (shard, membership) = (self.descriptor.shard, incoming.membership.encode());
+                records::put_membership(&mut batch, shard, &membership);
+                records::put_witness(&mut batch, shard, index, term);
+                turn.engine.write(batch).map_err(|e| e.to_string())?;
+                incoming.complete = true;
+            }
+            None => {}
         }
         Ok(())
     }
@@ -240,33 +277,40 @@ impl Replica {
             return;
         }
         let Some(incoming) = self.incoming.take() else { return };
-        let (shard, keyspace) = (self.descriptor.shard, self.descriptor.keyspace);
-        let limits = turn.config.limits.machine.clone();
-        let opened =
-            ShardMachine::open(shard, keyspace, self.key_range(), limits, turn.engine.as_ref());
-        let machine = match opened {
-            Ok(machine) if machine.applied() == incoming.index => machine,
-            Ok(machine) => {
-                let text =
-                    format!("snapshot ends at {}, not {}", machine.applied(), incoming.index);
-                self.damaged(text, turn);
-                return;
+        let shard = self.descriptor.shard;
+        if incoming.is_for_witness {
+            atoll_base::reached!("a witness began");
+            self.condition = Condition::Witness;
+        } else {
+            match self.open_installed(incoming.index, turn) {
+                Ok(machine) => {
+                    self.watches.reset(machine.revision());
+                    self.condition = Condition::Serving(Box::new(machine));
+                }
+                Err(reason) => return self.damaged(reason, turn),
             }
-            Err(e) => {
-                self.damaged(format!("installed snapshot can't be opened: {e}"), turn);
-                return;
-            }
-        };
+        }
         tracing::info!(shard = shard.0, index = incoming.index.0, "snapshot installed");
         atoll_base::reached!("a snapshot was installed");
         self.is_newcomer = false;
-        self.watches.reset(machine.revision());
-        self.condition = Condition::Serving(Box::new(machine));
         self.jump_to(incoming.index);
         let (index, term) = (incoming.index, incoming.term);
         let membership = incoming.membership;
         self.group.snapshot_installed(turn.now, index, term, membership, &mut turn.sink);
         self.absorb(turn);
         self.catalog_changed = shard == atoll_base::ShardId::SYSTEM;
+    }
+
+    /// The machine on the state that a snapshot up to `index` left in the engine.
+    fn open_installed(&self, index: LogIndex, turn: &Turn) -> Result<ShardMachine, String> {
+        let (shard, keyspace) = (self.descriptor.shard, self.descriptor.keyspace);
+        let limits = turn.config.limits.machine.clone();
+        let machine =
+            ShardMachine::open(shard, keyspace, self.key_range(), limits, turn.engine.as_ref())
+                .map_err(|e| format!("installed snapshot can't be opened: {e}"))?;
+        match machine.applied() {
+            applied if applied == index => Ok(machine),
+            applied => Err(format!("snapshot ends at {applied}, not {index}")),
+        }
     }
 }

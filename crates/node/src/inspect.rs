@@ -36,7 +36,7 @@ impl Lane {
     #[must_use]
     pub fn trouble(&self, shard: ShardId) -> Option<String> {
         match &self.replicas.get(&shard)?.condition {
-            Condition::Serving(_) => None,
+            Condition::Serving(_) | Condition::Witness => None,
             Condition::Rebuilding { reason } | Condition::Quarantined { reason } => {
                 Some(reason.clone())
             }

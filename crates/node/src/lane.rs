@@ -370,7 +370,7 @@ impl Lane {
         let shards: Vec<ShardId> = self.replicas.keys().copied().collect();
         for shard in shards {
             self.guarded(shard, |replica, turn| {
-                if let Condition::Serving(_) = replica.condition {
+                if let Condition::Serving(_) | Condition::Witness = replica.condition {
                     replica.quarantine(text.clone(), turn);
                 }
             });

@@ -37,7 +37,7 @@
 //! `watches` follow them to their answers; `leases` counts what runs out while it leads, `claims`
 //! knows who waits for locks; `outgoing` and `incoming` move snapshots; `catalog` makes
 //! and deletes replicas; `members` lets a group follow its description, `retire` removes what a
-//! group left behind; `upkeep` persists, cuts and forgets; `records` is what a lane itself keeps.
+//! group left behind; `witness` is a replica without data; `upkeep` persists, cuts and forgets; `records` is what a lane itself keeps.
 
 mod ask;
 pub mod catalog;
@@ -59,6 +59,7 @@ mod retire;
 mod turn;
 mod upkeep;
 mod watches;
+mod witness;
 mod writes;
 
 pub use catalog::{LaneStart, OpenError};

@@ -162,7 +162,11 @@ impl Replica {
             return;
         }
         if !core.membership().can_lead(to) {
-            let text = format!("node {to} is no voter of shard {}", self.shard());
+            let what = match core.membership().role(to) {
+                Some(Role::Witness) => "a witness",
+                _ => "no voter",
+            };
+            let text = format!("node {to} is {what} of shard {} and can't lead it", self.shard());
             turn.refuse(ask, Failure::new(Code::InvalidArgument, text));
             return;
         }
@@ -192,7 +196,8 @@ fn next_step(
     is_recorded: bool,
     heard: impl Fn(atoll_base::Time) -> bool,
 ) -> Step {
-    let (current, wish) = (core.membership(), wished(descriptor));
+    let current = core.membership();
+    let wish = wished(&reachable(current, descriptor));
     if current.is_joint() || core.membership_index() > core.applied() {
         return Step::Wait("the group to agree on its members".to_owned());
     }
@@ -218,6 +223,17 @@ fn next_step(
         Some(reason) => Step::Wait(reason),
         None => Step::Change(target),
     }
+}
+
+/// The description without those who hold data and are to be witnesses, or the other way round: the
+/// group lets them go first, and their replicas begin anew (`witness`, W1).
+fn reachable(current: &Membership, descriptor: &Descriptor) -> Descriptor {
+    let mut reachable = descriptor.clone();
+    reachable.members.retain(|m| {
+        let is = current.members.get(&m.node);
+        is.is_none_or(|role| (*role == Role::Witness) == (m.role == Role::Witness))
+    });
+    reachable
 }
 
 /// Those who are to come, in the role in which they begin: nobody begins as a voter (M2). A witness

@@ -59,6 +59,9 @@ impl Replica {
     /// Called after the turn's engine write, so that the view holds what was applied.
     pub(crate) fn start_outgoing(&mut self, to: NodeId, turn: &mut Turn) {
         let index = self.applied;
+        if self.is_sent_nothing(to) {
+            return self.announce_to_witness(to, index, turn);
+        }
         let Some(reader) = self.snapshot_reader(index, turn) else {
             atoll_base::reached!("a snapshot could not be made");
             // The follower would wait for ever: let the core try it again.
@@ -75,6 +78,24 @@ impl Replica {
         let outgoing = Outgoing { index, term, reader, offer, last: None, used_at, announced_at };
         self.outgoing.insert(to, outgoing);
         turn.sink.send(to, envelope);
+    }
+
+    fn is_sent_nothing(&self, to: NodeId) -> bool {
+        self.group.core().progress().iter().any(|(node, p)| *node == to && p.is_witness)
+    }
+
+    /// To a witness the announcement is the whole snapshot. Should it get lost, the witness asks
+    /// again, or turns out to be behind with the next heartbeats.
+    fn announce_to_witness(&mut self, to: NodeId, index: LogIndex, turn: &mut Turn) {
+        let known = self.group.core().membership_at(index).is_some_and(|m| !m.members.is_empty());
+        let offer = self.group.core().snapshot_message(to, index).filter(|_| known);
+        let ok = offer.is_some();
+        if let Some(offer) = offer {
+            let (to, envelope) = self.group.envelope(offer);
+            turn.sink.send(to, envelope);
+        }
+        self.step(Input::SnapshotSent { to, index, ok }, turn);
+        self.absorb(turn);
     }
 
     fn snapshot_reader(&self, index: LogIndex, turn: &Turn) -> Option<SnapshotReader> {

@@ -2,14 +2,14 @@
 //!
 //! Keys start with `fe`, which no shard's own records do (those start with a shard id, big endian),
 //! then the shard and one letter: `d` its descriptor, `m` the configuration that its applied
-//! entries made, `g` the epoch at which this node left the group. Formats:
-//! `docs/formats/replica.md`.
+//! entries made, `g` the epoch at which this node left the group, `w` how far a witness has applied.
+//! Formats: `docs/formats/replica.md`.
 
 use std::ops::Bound;
 
 use atoll_base::codec::{Reader, Writer};
 use atoll_base::ordkey::{KeyReader, KeyWriter, prefix_end};
-use atoll_base::{Epoch, ShardId};
+use atoll_base::{Epoch, LogIndex, ShardId, Term};
 use atoll_coord::Descriptor;
 use atoll_coord::catalog::{Record, RecordKey, ShardRecord};
 use atoll_raft::Membership;
@@ -21,6 +21,8 @@ const DESCRIPTOR: u8 = b'd';
 const MEMBERSHIP: u8 = b'm';
 const GRAVESTONE: u8 = b'g';
 const GRAVESTONE_VERSION: u8 = 1;
+const WITNESS: u8 = b'w';
+const WITNESS_VERSION: u8 = 1;
 
 /// Why a replica's records can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +57,36 @@ pub(crate) fn put_membership(batch: &mut WriteBatch, shard: ShardId, encoded: &B
 pub(crate) fn remove(batch: &mut WriteBatch, shard: ShardId) {
     batch.delete(Tree::Meta, key(shard, DESCRIPTOR));
     batch.delete(Tree::Meta, key(shard, MEMBERSHIP));
+    remove_witness(batch, shard);
+}
+
+/// The replica is a witness that has applied everything up to this entry.
+pub(crate) fn put_witness(batch: &mut WriteBatch, shard: ShardId, index: LogIndex, term: Term) {
+    let mut w = Writer::with_capacity(20);
+    w.u8(WITNESS_VERSION).varint(index.0).varint(term.0);
+    batch.put(Tree::Meta, key(shard, WITNESS), Bytes::from(w.finish()));
+}
+
+/// The replica holds data now, or is gone.
+pub(crate) fn remove_witness(batch: &mut WriteBatch, shard: ShardId) {
+    batch.delete(Tree::Meta, key(shard, WITNESS));
+}
+
+/// How far the witness of `shard` has applied; `None` where there is none.
+pub(crate) fn witness(
+    engine: &dyn Engine,
+    shard: ShardId,
+) -> Result<Option<(LogIndex, Term)>, RecordsError> {
+    let Some(bytes) = engine.get(Tree::Meta, &key(shard, WITNESS))? else { return Ok(None) };
+    let damaged = |reason: String| RecordsError::Damaged { shard, reason };
+    let mut r = Reader::new(bytes);
+    let version = r.u8("witness version").map_err(|e| damaged(e.to_string()))?;
+    if version != WITNESS_VERSION {
+        return Err(damaged(format!("its witness record has version {version}")));
+    }
+    let index = r.varint("witness index").map_err(|e| damaged(e.to_string()))?;
+    let term = r.varint("witness term").map_err(|e| damaged(e.to_string()))?;
+    Ok(Some((LogIndex(index), Term(term))))
 }
 
 /// The descriptors of all replicas that this node has.
@@ -117,4 +149,28 @@ pub(crate) fn gravestone(
         return Err(damaged(format!("its gravestone has version {version}")));
     }
     r.varint("gravestone epoch").map(|e| Some(Epoch(e))).map_err(|e| damaged(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use atoll_storage::MemEngine;
+
+    #[test]
+    fn a_witness_record_has_the_documented_bytes() {
+        let engine = MemEngine::default();
+        let shard = ShardId(7);
+        let mut batch = WriteBatch::new();
+        put_witness(&mut batch, shard, LogIndex(300), Term(5));
+        engine.write(batch).expect("memory takes it");
+        let name = [0xfe, 0, 0, 0, 0, 0, 0, 0, 7, b'w'];
+        let bytes = engine.get(Tree::Meta, &name).expect("memory gives it").expect("it is there");
+        assert_eq!(bytes[..], [1, 0xac, 0x02, 5]);
+        let read = witness(&engine, shard).expect("it can be read");
+        assert_eq!(read, Some((LogIndex(300), Term(5))));
+        let mut batch = WriteBatch::new();
+        remove(&mut batch, shard);
+        engine.write(batch).expect("memory takes it");
+        assert_eq!(witness(&engine, shard).expect("it can be read"), None);
+    }
 }

@@ -31,6 +31,8 @@ const SWEEP_INTERVAL: Duration = Duration::from_millis(100);
 pub(crate) enum Condition {
     /// It applies and serves.
     Serving(Box<ShardMachine>),
+    /// It votes, acknowledges and holds no data (`witness`).
+    Witness,
     /// Its state is missing or damaged: it takes part only to be rebuilt from a snapshot.
     Rebuilding {
         /// What was found.
@@ -162,7 +164,8 @@ impl Replica {
         let wanted = std::mem::take(&mut output.snapshots_wanted);
         let offered = output.snapshot_offered.take();
         output.role_changed = false;
-        if output.membership.take().is_some() {
+        let members_changed = output.membership.take().is_some();
+        if members_changed {
             self.members.unsettle();
         }
         for (context, index) in reads {
@@ -175,6 +178,9 @@ impl Replica {
         self.outgoing_wanted.extend(wanted);
         if let Some(offer) = offered {
             self.start_incoming(offer, turn);
+        }
+        if members_changed {
+            self.follow_role(turn);
         }
     }
 
@@ -248,7 +254,8 @@ impl Replica {
 
     /// Applies what is committed, within the turn's budget. True when more is left.
     pub(crate) fn apply(&mut self, turn: &mut Turn) -> bool {
-        if self.applied >= self.commit || self.machine().is_none() {
+        let is_witness = matches!(self.condition, Condition::Witness);
+        if self.applied >= self.commit || self.machine().is_none() && !is_witness {
             return false;
         }
         let budget = turn.config.limits.apply_bytes_per_turn;
@@ -258,12 +265,11 @@ impl Replica {
             self.damaged(format!("committed entries can't be read: {e}"), turn);
             return false;
         }
-        match self.apply_entries(&entries, turn) {
-            Ok(()) => {}
-            Err(e) => {
-                self.damaged(format!("committed entries can't be applied: {e}"), turn);
-                return false;
-            }
+        if is_witness {
+            self.witness_entries(&entries, turn);
+        } else if let Err(e) = self.apply_entries(&entries, turn) {
+            self.damaged(format!("committed entries can't be applied: {e}"), turn);
+            return false;
         }
         self.step(Input::Applied(self.applied), turn);
         self.absorb(turn);
@@ -329,6 +335,11 @@ impl Replica {
             reason,
             "replica is damaged, rebuilding from peers"
         );
+        self.begin_anew(reason, turn);
+    }
+
+    /// Takes part only to be rebuilt from a snapshot; nothing of its log counts any more.
+    pub(crate) fn begin_anew(&mut self, reason: String, turn: &mut Turn) {
         self.condition = Condition::Rebuilding { reason };
         self.reads.forget_age();
         self.incoming = None;
@@ -436,6 +447,7 @@ impl Replica {
             (_, _, CoreRole::Leader) => "leader",
             _ if !self.is_member(node) => "left",
             _ if self.is_newcomer => "joining",
+            (Condition::Witness, _, _) => "witness",
             (Condition::Rebuilding { .. }, _, _) => "rebuilding",
             _ if core.membership().role(node) == Some(Role::Learner) => "learner",
             (_, _, CoreRole::Follower) => "follower",

@@ -88,6 +88,9 @@ impl Replica {
             let leader = self.group.core().leader();
             return Err(Failure::new(Code::Damaged, text).with_leader(leader));
         }
+        if let Condition::Witness = self.condition {
+            return Err(self.refuse_as_witness(turn.config.node));
+        }
         let core = self.group.core();
         let stale = matches!(
             &request.body,

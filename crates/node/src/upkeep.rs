@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::ask::Ask;
 use crate::lane::Lane;
 use crate::output::Output;
-use crate::replica::Replica;
+use crate::replica::{Condition, Replica};
 use crate::retire::Sentence;
 use crate::turn::Turn;
 
@@ -107,7 +107,9 @@ impl Lane {
         upkeep.pinned = false;
         upkeep.requested_at = self.turn.now;
         upkeep.last_request += 1;
-        let serving = self.replicas.iter().filter(|(_, r)| r.machine().is_some());
+        let applies =
+            |r: &Replica| r.machine().is_some() || matches!(r.condition, Condition::Witness);
+        let serving = self.replicas.iter().filter(|(_, r)| applies(r));
         let applied = serving.map(|(shard, r)| (*shard, r.applied)).collect();
         let complete = |r: &Replica| r.incoming.as_ref().is_some_and(|i| i.complete);
         let installed =
@@ -177,9 +179,10 @@ impl Replica {
     fn cut_log(&mut self, persisted: LogIndex, turn: &mut Turn) -> Option<LogIndex> {
         let persisted = if planted!(LogCutTooFar) { self.applied } else { persisted };
         self.persisted = self.persisted.max(persisted);
-        let keep = match std::mem::take(&mut self.pins_log) {
-            true => 0,
-            false => turn.config.upkeep.log_keep_entries,
+        let keep = match (std::mem::take(&mut self.pins_log), &self.condition) {
+            // Nobody is ever sent entries by a witness.
+            (true, _) | (_, Condition::Witness) => 0,
+            _ => turn.config.upkeep.log_keep_entries,
         };
         let mut first = LogIndex(self.persisted.0.saturating_sub(keep)).next();
         if self.leads() {

@@ -15,39 +15,34 @@ use super::{delete, put, unchanged};
 use crate::catalog::{At, Catalog, NodeRecord, Record, RecordKey, ShardRecord};
 use crate::descriptor::{Descriptor, ReplicaMember};
 
-/// Plans to give `node` a replica that doesn't vote (a learner), which becomes a voter by
-/// [`promote`]. A node that has a replica already keeps its role.
+/// Plans to give `node` a replica: a learner, which becomes a voter by [`promote`], or a witness,
+/// which votes and holds no data. A node that has a replica already keeps its role.
 ///
 /// # Errors
 /// `NotFound` for a shard or node that is not there, `InvalidArgument` for a voter, with which
-/// nobody starts, `Unsupported` for a witness, `PreconditionFailed` where the node is one.
+/// nobody starts, `PreconditionFailed` where the node is a witness and is to hold data or the other
+/// way round, and where there would be too many votes or witnesses.
 pub fn add(
     catalog: &Catalog,
     shard: ShardId,
     node: NodeId,
     role: Role,
 ) -> Result<Option<TxnOp>, Failure> {
-    match role {
-        Role::Learner => {}
-        Role::Voter => {
-            let text = format!(
-                "node {node} can't begin as a voter of shard {shard}: add it, then promote it"
-            );
-            return Err(Failure::new(Code::InvalidArgument, text));
-        }
-        Role::Witness => {
-            let text =
-                format!("node {node} can't be a witness of shard {shard}: no node holds one yet");
-            return Err(Failure::new(Code::Unsupported, text));
-        }
+    if role == Role::Voter {
+        let text =
+            format!("node {node} can't begin as a voter of shard {shard}: add it, then promote it");
+        return Err(Failure::new(Code::InvalidArgument, text));
     }
     let at = shard_of(catalog, shard)?;
     let record = node_of(catalog, node)?;
     if let Some(member) = at.record.descriptor.members.iter().find(|m| m.node == node) {
-        if member.role != Role::Witness {
-            return Ok(None);
-        }
-        let text = format!("node {node} is a witness of shard {shard}: remove it first");
+        let (is, becomes) = (member.role == Role::Witness, role == Role::Witness);
+        let what = match (is, becomes) {
+            (true, false) => "is a witness of",
+            (false, true) => "holds data of",
+            _ => return Ok(None),
+        };
+        let text = format!("node {node} {what} shard {shard}: remove it first");
         return Err(Failure::new(Code::PreconditionFailed, text));
     }
     let mut descriptor = at.record.descriptor.clone();
@@ -91,7 +86,7 @@ pub fn promote(catalog: &Catalog, shard: ShardId, node: NodeId) -> Result<Option
 ///
 /// # Errors
 /// `NotFound` for a shard that is not there, `PreconditionFailed` where nobody with data and a vote
-/// would be left.
+/// would be left, or no more of them than witnesses.
 pub fn remove(catalog: &Catalog, shard: ShardId, node: NodeId) -> Result<Option<TxnOp>, Failure> {
     let at = shard_of(catalog, shard)?;
     let mut descriptor = at.record.descriptor.clone();
@@ -107,6 +102,7 @@ pub fn remove(catalog: &Catalog, shard: ShardId, node: NodeId) -> Result<Option<
         );
         return Err(Failure::new(Code::PreconditionFailed, text));
     }
+    check_witnesses(&descriptor)?;
     Ok(Some(change(at, descriptor)))
 }
 
@@ -117,9 +113,15 @@ pub fn remove(catalog: &Catalog, shard: ShardId, node: NodeId) -> Result<Option<
 pub fn prefer(catalog: &Catalog, shard: ShardId, node: NodeId) -> Result<Option<TxnOp>, Failure> {
     let at = shard_of(catalog, shard)?;
     let mut descriptor = at.record.descriptor.clone();
-    let is_voter = |m: &ReplicaMember| m.node == node && m.role == Role::Voter;
-    let Some(place) = descriptor.members.iter().position(is_voter) else {
-        let text = format!("node {node} is no voter of shard {shard}");
+    let place = descriptor.members.iter().position(|m| m.node == node);
+    let role = place.map(|place| descriptor.members[place].role);
+    let (Some(place), Some(Role::Voter)) = (place, role) else {
+        let why = match role {
+            Some(Role::Witness) => "is a witness",
+            Some(_) => "is a learner",
+            None => "is no member",
+        };
+        let text = format!("node {node} can't lead shard {shard}: it {why}");
         return Err(Failure::new(Code::PreconditionFailed, text));
     };
     if place == 0 {
@@ -200,9 +202,25 @@ fn change(at: &At<ShardRecord>, mut descriptor: Descriptor) -> TxnOp {
 fn check_votes(descriptor: &Descriptor) -> Result<(), Failure> {
     let votes = descriptor.members.iter().filter(|m| m.role.votes()).count();
     if votes <= VOTERS_MAX {
-        return Ok(());
+        return check_witnesses(descriptor);
     }
     let shard = descriptor.shard;
     let text = format!("shard {shard} would have {votes} votes, limit {VOTERS_MAX}");
+    Err(Failure::new(Code::PreconditionFailed, text))
+}
+
+/// Fewer witnesses than voters with data: else a majority could do without all but one copy of the
+/// data, and a group of one of each would need both where one alone needs nobody.
+fn check_witnesses(descriptor: &Descriptor) -> Result<(), Failure> {
+    let count = |role| descriptor.members.iter().filter(|m| m.role == role).count();
+    let (witnesses, voters) = (count(Role::Witness), count(Role::Voter));
+    if witnesses == 0 || witnesses < voters {
+        return Ok(());
+    }
+    let shard = descriptor.shard;
+    let text = format!(
+        "shard {shard} would have witnesses: {witnesses}, voters with data: {voters}; \
+         there must be more voters than witnesses"
+    );
     Err(Failure::new(Code::PreconditionFailed, text))
 }

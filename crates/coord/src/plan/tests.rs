@@ -259,7 +259,72 @@ fn steps_that_would_harm_are_refused() {
     let code = |r: Result<Option<TxnOp>, Failure>| r.unwrap_err().code;
     assert_eq!(code(members::remove(&catalog, shard, one)), Code::PreconditionFailed);
     assert_eq!(code(members::forget_node(&catalog, one)), Code::PreconditionFailed);
-    assert_eq!(code(members::add(&catalog, shard, one, Role::Witness)), Code::Unsupported);
+    assert_eq!(code(members::add(&catalog, shard, one, Role::Witness)), Code::PreconditionFailed);
     assert_eq!(code(members::prefer(&catalog, shard, NodeId(2))), Code::PreconditionFailed);
     assert_eq!(code(members::remove(&catalog, ShardId(99), one)), Code::NotFound);
+}
+
+/// The catalog of `n` nodes that hold everything and of one more that joined.
+fn with_newcomer(n: u64) -> (Catalog, BTreeMap<Bytes, Revision>, NodeId) {
+    let (mut catalog, mut present) = cluster(n);
+    let node = NodeId(n + 1);
+    let record = NodeRecord {
+        id: node,
+        incarnation: Incarnation(1),
+        client_address: "new:1".to_owned(),
+        peer_address: "new:2".to_owned(),
+        http_address: String::new(),
+        unknown: Bytes::new(),
+    };
+    let txn = members::put_node(&catalog, &record).unwrap().unwrap();
+    assert!(carry_out(&mut catalog, &txn, &mut present));
+    (catalog, present, node)
+}
+
+#[test]
+fn a_witness_comes_goes_and_is_nothing_else_in_between() {
+    let (mut catalog, mut present, three) = with_newcomer(2);
+    let shard = ShardId(2);
+    // Two copies are worth no more than one, so a cluster of two begins with one.
+    type Plan = fn(&Catalog, ShardId, NodeId) -> Result<Option<TxnOp>, Failure>;
+    let steps: [Plan; 2] = [|c, s, n| members::add(c, s, n, Role::Learner), members::promote];
+    for (node, step) in [1, 2].into_iter().flat_map(|n| steps.map(|step| (NodeId(n), step))) {
+        if let Some(txn) = step(&catalog, shard, node).unwrap() {
+            assert!(carry_out(&mut catalog, &txn, &mut present));
+        }
+    }
+    let add = |c: &Catalog, role| members::add(c, shard, three, role);
+    let txn = add(&catalog, Role::Witness).unwrap().unwrap();
+    assert!(carry_out(&mut catalog, &txn, &mut present));
+    assert_eq!(add(&catalog, Role::Witness).unwrap(), None, "a repeated step is none");
+    let refused = [
+        (add(&catalog, Role::Learner), "node 3 is a witness of shard 2: remove it first"),
+        (members::promote(&catalog, shard, three), "it votes already and has no data"),
+        (members::prefer(&catalog, shard, three), "node 3 can't lead shard 2: it is a witness"),
+        (
+            members::remove(&catalog, shard, NodeId(1)),
+            "shard 2 would have witnesses: 1, voters with data: 1",
+        ),
+        (
+            members::add(&catalog, shard, NodeId(1), Role::Witness),
+            "node 1 holds data of shard 2: remove it first",
+        ),
+    ];
+    for (planned, words) in refused {
+        let failure = planned.unwrap_err();
+        assert_eq!(failure.code, Code::PreconditionFailed, "{failure}");
+        assert!(failure.message.contains(words), "{failure}");
+    }
+    let txn = members::remove(&catalog, shard, three).unwrap().unwrap();
+    assert!(carry_out(&mut catalog, &txn, &mut present));
+    let txn = add(&catalog, Role::Learner).unwrap().unwrap();
+    assert!(carry_out(&mut catalog, &txn, &mut present));
+}
+
+#[test]
+fn a_witness_beside_a_single_voter_is_refused() {
+    let (catalog, _, two) = with_newcomer(1);
+    let failure = members::add(&catalog, ShardId(2), two, Role::Witness).unwrap_err();
+    assert_eq!(failure.code, Code::PreconditionFailed);
+    assert!(failure.message.contains("more voters than witnesses"), "{failure}");
 }

@@ -20,6 +20,7 @@ use atoll_coord::{
 };
 use atoll_machine::{Command, Op, PutOp, Reply, TxnOp};
 use atoll_node::{Input, Lane, LaneConfig, LaneStart, Limits, Output, RaftSettings, Upkeep};
+use atoll_raft::Role;
 use atoll_storage::log::{LogOptions, LogWriter};
 use atoll_storage::{Disk, Engine, MemDisk, MemEngine};
 use bytes::Bytes;
@@ -198,8 +199,9 @@ impl Cluster {
     /// Nodes that hear no leader of the catalog's own group follow it as clients do.
     fn tell_outsiders(&mut self) {
         let Some(system) = self.newest.shard(ShardId::SYSTEM) else { return };
+        let members = system.record.descriptor.members.iter();
         let members: Vec<NodeId> =
-            system.record.descriptor.members.iter().map(|m| m.node).collect();
+            members.filter(|m| m.role != Role::Witness).map(|m| m.node).collect();
         for node in self.nodes.values_mut() {
             let hears = members.contains(&node.id) && node.lane.leader(ShardId::SYSTEM).is_some();
             let is_outside = !hears && !self.cut.contains(&node.id);

@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use atoll_base::{KeyspaceId, LaneId, NodeId, ShardId};
 use atoll_coord::{Catalog, Descriptor, ReplicaMember};
 use atoll_machine::Event;
+use atoll_raft::Role;
 use atoll_transport::link::{Links, Peer};
 use tokio::sync::watch;
 
@@ -20,7 +21,7 @@ pub(crate) struct Readiness {
     pub(crate) leads_system: bool,
     /// Somebody leads shard 1, as this node's replica of it knows.
     pub(crate) has_leader: bool,
-    /// This node is to have a replica of shard 1 that votes, for all that it knows.
+    /// This node is to have a replica of shard 1 that votes and has data, for all that it knows.
     pub(crate) is_member: bool,
     /// The catalog is followed from outside.
     pub(crate) is_followed: bool,
@@ -126,8 +127,9 @@ impl CatalogView {
             .collect();
         let is_founded = state.catalog.cluster().is_some();
         let system = state.catalog.shard(ShardId::SYSTEM).map(|s| &s.record.descriptor);
-        // A learner is not told that it was taken out of the group, and misses no leader.
-        let votes = |m: &ReplicaMember| m.node == self.node && m.role.votes();
+        // A learner is not told that it was taken out of the group, and misses no leader; a witness
+        // has no catalog.
+        let votes = |m: &ReplicaMember| m.node == self.node && m.role == Role::Voter;
         let is_member = system.is_none_or(|d| d.members.iter().any(votes));
         drop(state);
         for peer in peers {

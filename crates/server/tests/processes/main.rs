@@ -24,3 +24,4 @@ mod locks;
 mod members;
 mod scan;
 mod start;
+mod witness;

@@ -103,7 +103,7 @@ impl Logs {
         shard: ShardId,
         entry: &Entry,
     ) -> Result<(), Violation> {
-        let mark = Mark { term: entry.term, hash: hash(entry) };
+        let mark = self.mark(shard, entry);
         let copy = self.copies.entry((stage, shard, node)).or_default();
         let replaced = copy.entries.get(&entry.index).copied();
         let before = copy.entries.get(&entry.index.prev()).map(|mark| mark.term);
@@ -198,8 +198,7 @@ impl Logs {
         first: LogIndex,
         entries: &[Entry],
     ) -> Result<(), Violation> {
-        let entries =
-            entries.iter().map(|e| (e.index, Mark { term: e.term, hash: hash(e) })).collect();
+        let entries = entries.iter().map(|e| (e.index, self.mark(shard, e))).collect();
         let now = Copy { first, entries };
         let before = self.copies.insert((Stage::Durable, shard, node), now.clone());
         self.copies.insert((Stage::Issued, shard, node), now.clone());
@@ -254,8 +253,7 @@ impl Logs {
 
     /// `node` came back knowing that its log of `shard` was damaged: this is what it still has.
     pub fn damaged(&mut self, node: NodeId, shard: ShardId, first: LogIndex, entries: &[Entry]) {
-        let entries =
-            entries.iter().map(|e| (e.index, Mark { term: e.term, hash: hash(e) })).collect();
+        let entries = entries.iter().map(|e| (e.index, self.mark(shard, e))).collect();
         let now = Copy { first, entries };
         self.copies.insert((Stage::Durable, shard, node), now.clone());
         self.copies.insert((Stage::Issued, shard, node), now);
@@ -369,6 +367,14 @@ impl Logs {
     pub fn last_committed(&self, shard: ShardId) -> LogIndex {
         let last = self.committed.get(&shard).and_then(|c| c.last_key_value());
         last.map_or(LogIndex::ZERO, |(index, _)| *index)
+    }
+
+    /// What stands in a log. A witness's commands are blank, and stand for what the leader had there
+    /// before it sent them.
+    fn mark(&self, shard: ShardId, entry: &Entry) -> Mark {
+        let is_blank = entry.kind == EntryKind::Commands && entry.payload.is_empty();
+        let whole = self.known.get(&(shard, entry.index, entry.term)).filter(|_| is_blank);
+        Mark { term: entry.term, hash: whole.map_or_else(|| hash(entry), |(hash, _)| *hash) }
     }
 
     fn committed_mark(&self, shard: ShardId, index: LogIndex) -> Option<Mark> {

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use atoll_base::{Code, Epoch, Incarnation, KeyspaceId, LogIndex, NodeId, Rng, ShardId};
+use atoll_base::{Code, Epoch, Failure, Incarnation, KeyspaceId, LogIndex, NodeId, Rng, ShardId};
 use atoll_coord::catalog::{NextRecord, NodeRecord, Record, ShardRecord};
 use atoll_coord::plan::{self, BootstrapNode, KeyspaceSpec};
 use atoll_coord::{Answer, AnswerBody, Catalog, Consistency, Descriptor, Origin, RequestBody};
@@ -388,7 +388,7 @@ impl Operator {
         let of = |role: Role| -> Vec<NodeId> {
             members.iter().filter(|m| m.role == role).map(|m| m.node).collect()
         };
-        let (voters, learners) = (of(Role::Voter), of(Role::Learner));
+        let (voters, learners, witnesses) = (of(Role::Voter), of(Role::Learner), of(Role::Witness));
         let strangers: Vec<NodeId> = catalog
             .nodes()
             .map(|n| n.id)
@@ -396,7 +396,8 @@ impl Operator {
             .collect();
         let may_shrink = voters.len() > around.shell.shape.replicas;
         let learner = self.rng.pick(&learners).copied();
-        let (planned, gone) = match (learner, self.rng.below(6)) {
+        let witness = self.rng.pick(&witnesses).copied();
+        let (planned, gone) = match (learner, self.rng.below(8)) {
             (Some(node), 0..4) => (plan::members::promote(catalog, shard, node), None),
             (Some(node), _) => (plan::members::remove(catalog, shard, node), Some(node)),
             (None, 0..3) if may_shrink => {
@@ -408,12 +409,30 @@ impl Operator {
                 (plan::members::prefer(catalog, shard, node), None)
             }
             _ => {
+                // A witness goes and comes, and what it was it may come back as something else.
+                let is_witness = self.rng.chance(1, 3);
+                if let Some(node) = witness.filter(|_| is_witness) {
+                    let gone = self.rng.chance(2, 3).then_some(node);
+                    return self.change(plan::members::remove(catalog, shard, node), gone, around);
+                }
+                let role = if is_witness { Role::Witness } else { Role::Learner };
                 let Some(node) = self.rng.pick(&strangers).copied() else { return };
-                (plan::members::add(catalog, shard, node, Role::Learner), None)
+                (plan::members::add(catalog, shard, node, role), None)
             }
         };
+        self.change(planned, gone, around);
+    }
+
+    /// Commits a change of members; `gone` is ordered away when the group has followed.
+    fn change(
+        &mut self,
+        planned: Result<Option<TxnOp>, Failure>,
+        gone: Option<NodeId>,
+        around: &mut Around<'_>,
+    ) {
         let Ok(Some(txn)) = planned else { return };
         let Some(descriptor) = described(&txn) else { return };
+        let shard = descriptor.shard;
         around.fabric.say(format_args!("operator: shard {shard} to {:?}", descriptor.members));
         // Whatever becomes of the transaction: the group must follow what the catalog says then.
         self.unsettled.insert(shard, gone);

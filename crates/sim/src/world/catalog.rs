@@ -7,6 +7,7 @@ use atoll_base::{KeyspaceId, LaneId, NodeId, ShardId};
 use atoll_coord::{Catalog, Descriptor, ReplicaMember};
 use atoll_machine::Event;
 use atoll_node::Input;
+use atoll_raft::Role;
 use atoll_storage::Engine;
 
 use super::node::SimNode;
@@ -52,8 +53,9 @@ impl SimNode {
         running.beats += 1;
         let me = self.id;
         let system = running.view.shard(ShardId::SYSTEM).map(|at| &at.record.descriptor);
-        // A learner is not told that it was taken out of the group, and misses no leader.
-        let votes = |m: &ReplicaMember| m.node == me && m.role.votes();
+        // A learner is not told that it was taken out of the group, and misses no leader; a witness
+        // has no catalog.
+        let votes = |m: &ReplicaMember| m.node == me && m.role == Role::Voter;
         let is_voter = system.is_none_or(|d| d.members.iter().any(votes));
         if (hears && is_voter) || !running.beats.is_multiple_of(ASK_EVERY) {
             return;

@@ -2,6 +2,7 @@
 
 use atoll_base::{NodeId, ShardId, Time};
 use atoll_coord::ReplicaStatus;
+use atoll_raft::Role;
 
 use super::node::SimNode;
 use super::{CHECK_EVERY, COMPARE_EVERY, INSPECT_INTERVAL, LIVENESS_BOUND, Phase, Scrutiny, World};
@@ -150,7 +151,11 @@ impl World {
             }
             for node in &self.nodes {
                 for status in node.lanes().flat_map(|lane| lane.statuses()) {
-                    let is_behind = status.revision < *revision;
+                    // A witness has no revisions; it must have come so far as to be one.
+                    let is_behind = match self.role_of(node.id, shard) {
+                        Some(Role::Witness) => status.state != "witness",
+                        _ => status.revision < *revision,
+                    };
                     if status.shard == shard && is_behind && self.is_member(node.id, shard) {
                         let progress = self.progress_of(shard);
                         return Some(format!(
@@ -168,6 +173,11 @@ impl World {
     fn is_member(&self, node: NodeId, shard: ShardId) -> bool {
         let descriptor = self.shell.descriptor(shard);
         descriptor.is_none_or(|d| !d.dropped && d.members.iter().any(|m| m.node == node))
+    }
+
+    fn role_of(&self, node: NodeId, shard: ShardId) -> Option<Role> {
+        let descriptor = self.shell.descriptor(shard)?;
+        descriptor.members.iter().find(|m| m.node == node).map(|m| m.role)
     }
 
     /// A replica that should not be there any more, or one that is missing.

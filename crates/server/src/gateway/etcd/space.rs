@@ -64,8 +64,8 @@ impl Space {
         let mut caller = Caller::new(self.hub.clone());
         let answer = caller.call(self.shard, RequestBody::Status, LOOK_TIMEOUT).await;
         let status = match answer.body {
-            Ok(AnswerBody::Status(status)) => status,
-            // A node without a replica asks others; that they lead is all it can say.
+            Ok(AnswerBody::Status(status)) if status.state != "witness" => status,
+            // A node without data asks others; that they lead is all it can say.
             _ => {
                 self.leader.store(self.hub.node.0, Relaxed);
                 return None;
