@@ -45,6 +45,8 @@ pub struct RecoveredShard {
 pub(crate) struct SegmentState {
     pub(crate) number: u64,
     pub(crate) end: u32,
+    /// The file is shorter than it was made.
+    pub(crate) is_cut: bool,
 }
 
 /// Everything that a writer goes on from.
@@ -88,7 +90,11 @@ pub(crate) fn recover(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Opened, LogErr
             Some(Some(next)) if next.prev_number == number => Ending::At(next.prev_end),
             Some(_) => Ending::Durable,
         };
+        let is_cut = file.is_cut(headers[at]);
         file.replay(ending, later.is_none().then_some(headers[at]).flatten(), &mut opened)?;
+        if is_cut {
+            file.report_cut(&mut opened);
+        }
     }
     Ok(opened)
 }
@@ -146,6 +152,22 @@ impl SegmentFile {
         Ok(())
     }
 
+    /// True when the file lost its end: it was filled and synced before its first use.
+    fn is_cut(&self, header: Option<SegmentHeader>) -> bool {
+        let capacity = header.map_or(SEGMENT_HEADER_BYTES, |header| header.capacity);
+        self.bytes.len() < capacity as usize
+    }
+
+    fn report_cut(&self, opened: &mut Opened) {
+        let Some(state) = opened.segments.last_mut() else { return };
+        state.is_cut = true;
+        let hole = Hole { from: state.end, to: self.bytes.len() as u32, claims: None };
+        opened.replay.on_hole(self.number, &hole);
+        opened.damaged_stretches += 1;
+        let (path, len) = (self.path.display(), self.bytes.len());
+        opened.warnings.push(format!("{path} was cut to {len} bytes, by nothing of the log's"));
+    }
+
     fn replay(
         &mut self,
         ending: Ending,
@@ -177,7 +199,7 @@ impl SegmentFile {
             // be acted upon, so it must be durable first (L1).
             self.file.sync().map_err(sync_error(&self.path))?;
         }
-        opened.segments.push(SegmentState { number: self.number, end: scanned.end });
+        opened.segments.push(SegmentState { number: self.number, end: scanned.end, is_cut: false });
         Ok(())
     }
 
@@ -195,7 +217,7 @@ impl SegmentFile {
         let end = scanned.remnants_end.max(Some(scanned.end));
         let had_any = end > Some(SEGMENT_HEADER_BYTES);
         self.scrub(SEGMENT_HEADER_BYTES, end.filter(|_| had_any), opened)?;
-        opened.segments.push(SegmentState { number: self.number, end: 0 });
+        opened.segments.push(SegmentState { number: self.number, end: 0, is_cut: false });
         Ok(())
     }
 

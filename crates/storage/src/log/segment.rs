@@ -27,6 +27,8 @@ pub(crate) struct SegmentHeader {
     pub(crate) prev_number: u64,
     /// Where the records of the segment before end.
     pub(crate) prev_end: u32,
+    /// The file's length; 0 where it is not told.
+    pub(crate) capacity: u32,
 }
 
 impl SegmentHeader {
@@ -38,6 +40,7 @@ impl SegmentHeader {
         out.extend_from_slice(&self.number.to_le_bytes());
         out.extend_from_slice(&self.prev_number.to_le_bytes());
         out.extend_from_slice(&self.prev_end.to_le_bytes());
+        out.extend_from_slice(&self.capacity.to_le_bytes());
         out.resize(start + SEGMENT_HEADER_BYTES as usize, 0);
         let crc = crc32c(&out[start..]);
         out[start + 12..start + 16].copy_from_slice(&crc.to_le_bytes());
@@ -63,7 +66,8 @@ impl SegmentHeader {
         if word(8) != FORMAT_VERSION {
             return Err(LogError::UnknownVersion { segment: number, version: word(8) });
         }
-        Ok(Some(Self { number, prev_number: long(24), prev_end: word(32) }))
+        let (prev_number, prev_end, capacity) = (long(24), word(32), word(36));
+        Ok(Some(Self { number, prev_number, prev_end, capacity }))
     }
 }
 

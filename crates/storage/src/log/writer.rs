@@ -225,7 +225,9 @@ impl LogWriter {
             self.segments.push_back(Segment {
                 number: state.number,
                 end: state.end,
-                capacity: (len as u32).max(SEGMENT_HEADER_BYTES),
+                // Nothing goes into a file that is not what it was.
+                capacity: if state.is_cut { state.end } else { len as u32 }
+                    .max(SEGMENT_HEADER_BYTES),
                 highest: highest.remove(&state.number).unwrap_or_default(),
             });
             self.tail = Some(file.into());
@@ -418,6 +420,7 @@ impl LogWriter {
             number: tail.number,
             prev_number: before.map_or(0, |segment| segment.number),
             prev_end: before.map_or(0, Segment::next_frame),
+            capacity: tail.capacity,
         }
     }
 

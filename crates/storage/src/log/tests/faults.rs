@@ -170,6 +170,38 @@ fn what_a_damaged_shard_writes_on_does_not_hide_the_gap() {
 }
 
 #[test]
+fn a_segment_that_lost_its_end_is_damage_until_a_snapshot_cures_it() {
+    let whole = MemDisk::new(1);
+    let starts = three_frames(&whole);
+    for len in [0, 8, 63, 64, starts[1] - 8, starts[1], starts[2], starts[3], 4088] {
+        let disk = whole.fork(len as u64);
+        disk.open(Path::new(SEGMENT), OpenMode::Write).unwrap().set_len(len as u64).unwrap();
+        for round in 0..3 {
+            let (mut log, recovered) = open(&disk);
+            assert!(recovered.shards.values().all(|s| s.damaged.is_some()), "cut to {len}");
+            if round == 0 {
+                assert!(recovered.unexplained.is_some(), "cut to {len}");
+                let warnings = recovered.warnings.join("; ");
+                assert!(warnings.contains(&format!("was cut to {len} bytes")), "{warnings}");
+            }
+            // Whoever opens it says what else was here.
+            if !recovered.shards.contains_key(&ShardId(1)) {
+                log.write(&batch(&[start(1, 1, 0, StartReason::Damaged)])).unwrap();
+            }
+            // Terms that it hears of are not written behind the cut, and hide nothing.
+            log.write(&batch(&[vote(1, 8, 0, 0)])).unwrap();
+        }
+        let (mut log, _) = open(&disk);
+        let cure = [1, 2, 3].map(|shard| start(shard, 40, 6, StartReason::Snapshot));
+        log.write(&batch(&cure)).unwrap();
+        log.write(&batch(&[1, 2, 3].map(|shard| vote(shard, 9, 0, 39)))).unwrap();
+        drop(log);
+        let (_, recovered) = open(&disk);
+        assert!(recovered.shards.values().all(|s| s.damaged.is_none()), "cut to {len}");
+    }
+}
+
+#[test]
 fn a_hole_that_could_be_anybodys_is_told() {
     let disk = MemDisk::new(1);
     let (mut log, _) = open(&disk);
