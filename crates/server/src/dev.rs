@@ -108,7 +108,9 @@ async fn start_all(args: &DevArgs, folder: &Path) -> anyhow::Result<Vec<Instance
         config.data = folder.join(format!("node-{}", config.node_id));
         (config.listen, config.peer_listen, config.http_listen) =
             (listen, peer_listen, http_listen);
-        let listeners = Listeners::bind(&config).await?;
+        let listeners = Listeners::bind(&config)
+            .await
+            .map_err(|error| anyhow::anyhow!("{error}; --port takes others"))?;
         members.push(Member {
             node: config.node_id,
             client: listeners.client.local_addr()?.to_string(),

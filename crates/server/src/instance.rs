@@ -15,7 +15,7 @@ use crate::outside;
 /// Why a node can't run.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum InstanceError {
-    #[error("{name} {address} can't be listened on: {source}")]
+    #[error("can't listen on {address} (setting {name}): {source}")]
     Listen { name: &'static str, address: String, source: std::io::Error },
     #[error(transparent)]
     Start(#[from] StartError),

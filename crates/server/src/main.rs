@@ -40,9 +40,20 @@ fn main() -> ExitCode {
     match done {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("atoll: {error:#}");
+            eprintln!("atoll: {}", told(&error));
             // As for the client commands: 2 says that the call makes no sense.
             if error.is::<config::ConfigError>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
+}
+
+/// An error with its causes, each said once: some already say what caused them.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }

@@ -1,5 +1,6 @@
 //! `put`, `get`, `delete`, `scan`.
 
+use std::ffi::OsString;
 use std::io::Read as _;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -29,10 +30,10 @@ pub(crate) struct PutArgs {
     #[arg(long, value_name = "ID")]
     lease: Option<u64>,
     /// The key
-    key: String,
+    key: OsString,
     /// The value
     #[arg(required_unless_present_any = ["stdin", "file"], conflicts_with_all = ["stdin", "file"])]
-    value: Option<String>,
+    value: Option<OsString>,
     /// Read the value from standard input, as it is
     #[arg(long, conflicts_with = "file")]
     stdin: bool,
@@ -129,7 +130,7 @@ pub(crate) struct GetArgs {
     #[command(flatten)]
     fresh: FreshnessArgs,
     /// The key
-    key: String,
+    key: OsString,
     /// Print the value's bytes and nothing else, no newline either
     #[arg(long)]
     raw: bool,
@@ -174,13 +175,13 @@ impl GetArgs {
 pub(crate) struct RangeArgs {
     /// Keys that begin with this
     #[arg(long, conflicts_with_all = ["from", "to"])]
-    prefix: Option<String>,
+    prefix: Option<OsString>,
     /// The first key
     #[arg(long)]
-    from: Option<String>,
+    from: Option<OsString>,
     /// The first key that is not meant any more
     #[arg(long)]
-    to: Option<String>,
+    to: Option<OsString>,
 }
 
 impl RangeArgs {
@@ -189,7 +190,7 @@ impl RangeArgs {
     }
 
     pub(crate) fn keys(&self, text: TextArgs) -> Result<Keys, Problem> {
-        let decode = |t: &String| text.encoding().decode(t);
+        let decode = |t: &OsString| text.encoding().decode(t);
         if let Some(prefix) = &self.prefix {
             return Ok(Keys::prefix(decode(prefix)?));
         }
@@ -217,7 +218,7 @@ pub(crate) struct DeleteArgs {
     all: bool,
     /// The key
     #[arg(conflicts_with_all = ["prefix", "from", "to"])]
-    key: Option<String>,
+    key: Option<OsString>,
 }
 
 impl DeleteArgs {

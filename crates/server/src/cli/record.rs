@@ -1,7 +1,9 @@
 //! Records in files: JSON Lines, CSV and TSV, read one at a time with their place in the file.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use atoll_client::Bytes;
@@ -169,7 +171,7 @@ impl RecordReader {
                 }
                 let decode = |field: &[u8]| match self.fields.encoding {
                     Encoding::Plain => Ok(Bytes::copy_from_slice(field)),
-                    other => other.decode(&String::from_utf8_lossy(field)),
+                    other => other.decode(OsStr::from_bytes(field)),
                 };
                 let pair = Pair {
                     key: decode(&row[*key])?,

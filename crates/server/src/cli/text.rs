@@ -1,5 +1,8 @@
 //! Keys and values as text: as they are, hexadecimal, or base64.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
 use atoll_client::Bytes;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -41,11 +44,14 @@ impl TextArgs {
 }
 
 impl Encoding {
-    /// Reads text.
-    pub(crate) fn decode(self, text: &str) -> Result<Bytes, Problem> {
+    /// Reads what was given; what is written as it is need not be text.
+    pub(crate) fn decode(self, given: impl AsRef<OsStr>) -> Result<Bytes, Problem> {
+        let given = given.as_ref();
+        let text = given.to_string_lossy();
+        let text = &*text;
         let bad = |why: String| Problem::usage(format!("\"{}\" {why}", text.escape_debug()));
         match self {
-            Self::Plain => Ok(Bytes::from(text.to_owned())),
+            Self::Plain => Ok(Bytes::copy_from_slice(given.as_bytes())),
             Self::Base64 => match STANDARD.decode(text) {
                 Ok(bytes) => Ok(Bytes::from(bytes)),
                 Err(error) => Err(bad(format!("is not base64: {error}"))),
@@ -110,8 +116,9 @@ mod tests {
     fn bytes_survive_every_encoding() {
         let all: Vec<u8> = (0..=255).collect();
         for encoding in [Encoding::Hex, Encoding::Base64] {
-            assert_eq!(encoding.decode(&encoding.show(&all)).unwrap(), all);
+            assert_eq!(encoding.decode(encoding.show(&all)).unwrap(), all);
         }
+        assert_eq!(Encoding::Plain.decode(OsStr::from_bytes(&all)).unwrap(), all);
         for (text, bytes) in [("", vec![]), ("Zg==", b"f".to_vec()), ("Zm9v", b"foo".to_vec())] {
             assert_eq!(Encoding::Base64.decode(text).unwrap(), bytes);
         }
@@ -129,6 +136,7 @@ mod tests {
             assert!(Encoding::Hex.decode(text).is_err());
         }
         assert!(Encoding::Base64.decode("*").is_err());
+        assert!(Encoding::Hex.decode(OsStr::from_bytes(b"0\xff")).is_err());
         assert_eq!(Encoding::Plain.show(b"a\n\xff"), "a\\n\\xff");
     }
 }

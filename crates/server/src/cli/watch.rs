@@ -1,5 +1,7 @@
 //! `watch`.
 
+use std::ffi::OsString;
+
 use atoll_client::{EventKind, Keys, Revision};
 use clap::Args;
 use serde_json::{Map, Value, json};
@@ -21,7 +23,7 @@ pub(crate) struct WatchArgs {
     range: RangeArgs,
     /// One key; without it and without a range, every key
     #[arg(conflicts_with_all = ["prefix", "from", "to"])]
-    key: Option<String>,
+    key: Option<OsString>,
     /// Begin at this revision, which may lie in the past
     #[arg(long, value_name = "REVISION")]
     since: Option<u64>,
