@@ -1,15 +1,20 @@
 //! Atoll: three `atoll serve` processes with their defaults, and the client library.
 
+use std::future::{Future, poll_fn};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::Command;
+use std::task::Poll;
 
 use anyhow::{Context, Result};
-use atoll_client::{Keys, Keyspace};
+use atoll_client::{EventKind, Holding, Keys, Keyspace, Revision, TxnResult, when};
 use bytes::Bytes;
+use tokio::sync::oneshot;
 
+use crate::etcd;
 use crate::process::{self, Server};
-use crate::target::{self, Route, Target};
+use crate::target::{self, Route, Swap, Target};
 
 const NODES: usize = 3;
 /// Ports of a node: clients, peers, HTTP.
@@ -44,6 +49,10 @@ impl Atoll {
         let all = process::free_ports(NODES * PORTS)?;
         let (ports, _) = all.as_chunks();
         Ok(Self { binary, version, ports: ports.to_vec(), servers: Vec::new() })
+    }
+
+    fn client_ports(&self) -> Vec<u16> {
+        self.ports.iter().map(|[client, ..]| *client).collect()
     }
 
     fn command(&self, node: usize, folder: &Path) -> Command {
@@ -90,7 +99,7 @@ impl Target for Atoll {
     }
 
     async fn leader(&self) -> Result<usize> {
-        let ports: Vec<u16> = self.ports.iter().map(|[client, ..]| *client).collect();
+        let ports = self.client_ports();
         let client = atoll_client::Client::connect(addresses(&ports)).await?;
         let keyspace = client.describe_keyspace(KEYSPACE).await?;
         let shard = keyspace.shards.first().context("the keyspace has no shard")?.shard;
@@ -121,12 +130,66 @@ impl Target for Atoll {
 
     /// The library asks leaders directly whatever the route.
     async fn connect(&self, count: usize, _route: Route) -> Result<Vec<Client>> {
-        let ports: Vec<u16> = self.ports.iter().map(|[client, ..]| *client).collect();
+        let ports = self.client_ports();
         let mut clients = Vec::with_capacity(count);
         for _ in 0..count {
             clients.push(connect(&ports).await?);
         }
         Ok(clients)
+    }
+}
+
+/// The same servers, driven through etcd's API.
+pub(crate) struct AtollEtcd(Atoll);
+
+impl AtollEtcd {
+    /// As [`Atoll::new`].
+    pub(crate) fn new(binary: Option<&Path>) -> Result<Self> {
+        Ok(Self(Atoll::new(binary)?))
+    }
+}
+
+impl Target for AtollEtcd {
+    type Client = etcd::Client;
+
+    fn name(&self) -> String {
+        format!("{} (etcd's API)", self.0.version)
+    }
+
+    async fn start(&mut self, folder: &Path) -> Result<()> {
+        self.0.start(folder).await?;
+        let ports = self.0.client_ports();
+        target::wait_until_ready(&mut self.0.servers, async || {
+            for port in &ports {
+                target::probe(etcd::Client::connect(*port).await?).await?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn stop(&mut self) -> Result<()> {
+        self.0.stop().await
+    }
+
+    async fn leader(&self) -> Result<usize> {
+        etcd::leader(&self.0.client_ports()).await
+    }
+
+    fn kill(&mut self, server: usize) -> Result<()> {
+        self.0.kill(server)
+    }
+
+    async fn revive(&mut self, server: usize, folder: &Path) -> Result<()> {
+        self.0.revive(server, folder).await
+    }
+
+    fn servers(&self) -> &[Server] {
+        self.0.servers()
+    }
+
+    async fn connect(&self, count: usize, route: Route) -> Result<Vec<etcd::Client>> {
+        etcd::connect(&self.0.client_ports(), count, route).await
     }
 }
 
@@ -167,5 +230,61 @@ impl target::Client for Client {
 
     async fn page(&mut self, from: Bytes, count: u64) -> Result<usize> {
         Ok(self.keyspace.scan(Keys::from(from)).limit(count).collect().await?.len())
+    }
+
+    async fn cas(&mut self, key: Bytes, expected: u64, value: Bytes) -> Result<Swap> {
+        let unchanged = when::unchanged_since(key.clone(), Revision(expected));
+        let txn = self.keyspace.txn().when(unchanged).put(key.clone(), value);
+        let done = txn.otherwise().get(key).commit().await?;
+        let revision = match done.results.into_iter().next() {
+            Some(TxnResult::Range(page)) => page.kvs.first().map_or(0, |kv| kv.mod_revision.0),
+            _ => done.revision.0,
+        };
+        Ok(Swap { is_done: done.succeeded, revision })
+    }
+
+    type Held = Holding;
+
+    async fn contender(&mut self) -> Result<Self> {
+        Ok(self.clone())
+    }
+
+    async fn lock(&mut self, name: &'static str) -> Result<Holding> {
+        Ok(self.keyspace.lock(name).acquire().await?)
+    }
+
+    async fn unlock(&mut self, held: Holding) -> Result<()> {
+        Ok(held.release().await?)
+    }
+
+    async fn watch(
+        &mut self,
+        key: Bytes,
+        count: usize,
+        stood: oneshot::Sender<()>,
+        mut seen: impl FnMut(&[u8]),
+    ) -> Result<()> {
+        let mut watches = Vec::with_capacity(count);
+        for _ in 0..count {
+            watches.push(self.keyspace.watch(Keys::one(key.clone())).start().await?);
+        }
+        let _ = stood.send(());
+        loop {
+            // Whichever has something; the first ones first, which is as good as any order.
+            let next = poll_fn(|context| {
+                let ready =
+                    watches.iter_mut().find_map(|watch| match pin!(watch.next()).poll(context) {
+                        Poll::Ready(next) => Some(next),
+                        Poll::Pending => None,
+                    });
+                ready.map_or(Poll::Pending, Poll::Ready)
+            });
+            let changes = next.await.context("a watch ended")??;
+            for event in changes.events {
+                if let EventKind::Put(record) = event.kind {
+                    seen(&record.value);
+                }
+            }
+        }
     }
 }

@@ -5,18 +5,27 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use atoll_transport::stub::etcdserverpb::kv_client::KvClient;
+use atoll_transport::stub::etcdserverpb::lease_client::LeaseClient;
 use atoll_transport::stub::etcdserverpb::maintenance_client::MaintenanceClient;
-use atoll_wire::etcd::etcdserverpb as proto;
+use atoll_transport::stub::etcdserverpb::watch_client::WatchClient;
+use atoll_transport::stub::v3lockpb::lock_client::LockClient;
+use atoll_wire::etcd::{etcdserverpb as proto, v3lockpb};
 use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::process::{self, Server};
-use crate::target::{self, Route, Target};
+use crate::target::{self, Route, Swap, Target};
+
 const MEMBERS: usize = 3;
 /// How long one operation may take.
 const REQUEST_MAX: Duration = Duration::from_secs(10);
+/// A contender's lease; longer than any cell is measured.
+const LEASE_TTL_S: i64 = 600;
 
 /// A cluster of three etcd processes.
 pub(crate) struct Etcd {
@@ -67,7 +76,7 @@ impl Etcd {
 }
 
 /// The member that leads, once every member knows one.
-async fn leader(ports: &[u16]) -> Result<usize> {
+pub(crate) async fn leader(ports: &[u16]) -> Result<usize> {
     let mut leader = None;
     for (member, port) in ports.iter().enumerate() {
         let channel = endpoint(*port)?.connect().await?;
@@ -95,8 +104,7 @@ impl Target for Etcd {
         self.servers = target::start_all(commands, folder, async || {
             leader(ports).await?;
             for port in ports {
-                target::probe(Client { kv: KvClient::new(endpoint(*port)?.connect().await?) })
-                    .await?;
+                target::probe(Client::connect(*port).await?).await?;
             }
             Ok(())
         })
@@ -122,7 +130,7 @@ impl Target for Etcd {
         let port = self.client_ports[server];
         let revived = std::slice::from_mut(&mut self.servers[server]);
         target::wait_until_ready(revived, async || {
-            let mut client = Client { kv: KvClient::new(endpoint(port)?.connect().await?) };
+            let mut client = Client::connect(port).await?;
             target::Client::get(&mut client, Bytes::from_static(b"probe")).await?;
             Ok(())
         })
@@ -134,22 +142,38 @@ impl Target for Etcd {
     }
 
     async fn connect(&self, count: usize, route: Route) -> Result<Vec<Client>> {
-        let ports = match route {
-            Route::All => self.client_ports.clone(),
-            Route::Leader => vec![self.client_ports[leader(&self.client_ports).await?]],
-        };
-        let mut clients = Vec::with_capacity(count);
-        for port in ports.iter().cycle().take(count) {
-            clients.push(Client { kv: KvClient::new(endpoint(*port)?.connect().await?) });
-        }
-        Ok(clients)
+        connect(&self.client_ports, count, route).await
     }
+}
+
+/// Connections to servers that speak etcd's API.
+pub(crate) async fn connect(ports: &[u16], count: usize, route: Route) -> Result<Vec<Client>> {
+    let ports = match route {
+        Route::All => ports.to_vec(),
+        Route::Leader => vec![ports[leader(ports).await?]],
+    };
+    let mut clients = Vec::with_capacity(count);
+    for port in ports.iter().cycle().take(count) {
+        clients.push(Client::connect(*port).await?);
+    }
+    Ok(clients)
 }
 
 /// One connection to a member.
 #[derive(Clone)]
 pub(crate) struct Client {
+    channel: Channel,
     kv: KvClient<Channel>,
+    /// What holds its locks.
+    lease: i64,
+}
+
+impl Client {
+    /// A connection to a server on this machine.
+    pub(crate) async fn connect(port: u16) -> Result<Self> {
+        let channel = endpoint(port)?.connect().await?;
+        Ok(Self { kv: KvClient::new(channel.clone()), channel, lease: 0 })
+    }
 }
 
 impl target::Client for Client {
@@ -191,6 +215,98 @@ impl target::Client for Client {
         };
         Ok(self.kv.range(request).await?.into_inner().kvs.len())
     }
+
+    async fn cas(&mut self, key: Bytes, expected: u64, value: Bytes) -> Result<Swap> {
+        use proto::request_op::Request;
+        let op = |request| vec![proto::RequestOp { request: Some(request) }];
+        let compare = proto::Compare {
+            result: proto::compare::CompareResult::Equal as i32,
+            target: proto::compare::CompareTarget::Mod as i32,
+            key: key.clone(),
+            target_union: Some(proto::compare::TargetUnion::ModRevision(i64::try_from(expected)?)),
+            ..Default::default()
+        };
+        let read = proto::RangeRequest { key: key.clone(), ..Default::default() };
+        let request = proto::TxnRequest {
+            compare: vec![compare],
+            success: op(Request::RequestPut(put_request((key, value)))),
+            failure: op(Request::RequestRange(read)),
+        };
+        let answer = self.kv.txn(request).await?.into_inner();
+        let revision = match answer.responses.into_iter().next().and_then(|op| op.response) {
+            Some(proto::response_op::Response::ResponseRange(read)) => {
+                read.kvs.first().map_or(0, |kv| kv.mod_revision)
+            }
+            _ => answer.header.map_or(0, |header| header.revision),
+        };
+        Ok(Swap { is_done: answer.succeeded, revision: u64::try_from(revision)? })
+    }
+
+    type Held = Bytes;
+
+    async fn contender(&mut self) -> Result<Self> {
+        let request = proto::LeaseGrantRequest { ttl: LEASE_TTL_S, id: 0 };
+        let lease = LeaseClient::new(self.channel.clone()).lease_grant(request).await?;
+        Ok(Self { lease: lease.into_inner().id, ..self.clone() })
+    }
+
+    async fn lock(&mut self, name: &'static str) -> Result<Bytes> {
+        let request = v3lockpb::LockRequest { name: Bytes::from(name), lease: self.lease };
+        Ok(LockClient::new(self.channel.clone()).lock(request).await?.into_inner().key)
+    }
+
+    async fn unlock(&mut self, key: Bytes) -> Result<()> {
+        let request = v3lockpb::UnlockRequest { key };
+        LockClient::new(self.channel.clone()).unlock(request).await?;
+        Ok(())
+    }
+
+    async fn watch(
+        &mut self,
+        key: Bytes,
+        count: usize,
+        stood: oneshot::Sender<()>,
+        seen: impl FnMut(&[u8]),
+    ) -> Result<()> {
+        let create = proto::WatchCreateRequest { key, ..Default::default() };
+        let create = proto::WatchRequest {
+            request_union: Some(proto::watch_request::RequestUnion::CreateRequest(create)),
+        };
+        let (sender, requests) = mpsc::channel(count.max(1));
+        for _ in 0..count {
+            sender.send(create.clone()).await?;
+        }
+        // The stream of requests stays open: its end would end the watches.
+        let mut client = WatchClient::new(self.channel.clone());
+        let stream = client.watch(ReceiverStream::new(requests)).await?.into_inner();
+        let done = follow(stream, count, stood, seen).await;
+        drop(sender);
+        done
+    }
+}
+
+/// The watches of one stream, as long as that takes.
+async fn follow(
+    mut stream: Streaming<proto::WatchResponse>,
+    count: usize,
+    stood: oneshot::Sender<()>,
+    mut seen: impl FnMut(&[u8]),
+) -> Result<()> {
+    let mut created = 0;
+    let mut stood = Some(stood);
+    while let Some(answer) = stream.message().await? {
+        ensure!(!answer.canceled, "a watch was cancelled: {}", answer.cancel_reason);
+        created += usize::from(answer.created);
+        if created == count
+            && let Some(stood) = stood.take()
+        {
+            let _ = stood.send(());
+        }
+        for kv in answer.events.iter().filter_map(|event| event.kv.as_ref()) {
+            seen(&kv.value);
+        }
+    }
+    bail!("a stream of watches ended")
 }
 
 fn put_request((key, value): (Bytes, Bytes)) -> proto::PutRequest {

@@ -1,16 +1,18 @@
 //! The load of one cell: clients in closed loops for a bounded time.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use atoll_base::Rng;
 use tokio::task::LocalSet;
 
+use crate::fanout;
 use crate::histogram::Histogram;
-use crate::target::Client;
+use crate::target::{Client, Streams};
 use crate::workload::{RANGE_KEYS, Workload};
 
 /// Keys that one batch of the filling writes; etcd takes at most 128 in one transaction.
@@ -30,6 +32,18 @@ pub(crate) enum Operation {
     Range,
     /// Reads 100 keys of a listing that begins at a random key and goes on to the last one.
     Page,
+    /// Writes a key if it is still as it was when the client last saw it. Clients share no keys.
+    Cas,
+    /// Takes one lock that all clients want, and gives it back at once; what is counted are the
+    /// hand-overs, and the latency is the time from asking to having it.
+    Lock,
+    /// Changes of one key reach as many watchers as there are clients, each on a stream of its
+    /// own; what is counted are deliveries, and the latency is the time from sending the change.
+    Watch,
+    /// The same with one stream of watches for each connection.
+    #[value(name = "watch-shared")]
+    #[serde(rename = "watch-shared")]
+    WatchShared,
 }
 
 impl fmt::Display for Operation {
@@ -39,6 +53,10 @@ impl fmt::Display for Operation {
             Self::Get => "get",
             Self::Range => "range",
             Self::Page => "page",
+            Self::Cas => "cas",
+            Self::Lock => "lock",
+            Self::Watch => "watch",
+            Self::WatchShared => "watch-shared",
         })
     }
 }
@@ -62,6 +80,40 @@ pub(crate) struct Window {
     pub(crate) to: Instant,
 }
 
+/// Keys of its own that a client of [`Operation::Cas`] writes.
+const CAS_KEYS: u64 = 16;
+/// The lock that all want.
+const LOCK: &str = "bench/lock";
+
+impl Seen {
+    /// Nothing yet.
+    pub(crate) fn new() -> Self {
+        Self { latencies: Histogram::new(), errors: 0, first_error: None }
+    }
+
+    /// Adds what another client saw.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.latencies.add(&other.latencies);
+        self.errors += other.errors;
+        self.first_error = self.first_error.take().or(other.first_error);
+    }
+
+    /// Counts one operation, if it ended within the window.
+    pub(crate) fn record(&mut self, begin: Instant, end: Instant, window: Window) {
+        if end >= window.from && end < window.to {
+            self.latencies.record(end - begin);
+        }
+    }
+
+    /// Counts a failure; what follows is a pause, not to spin on a server that refuses at once.
+    pub(crate) async fn fail(&mut self, error: anyhow::Error, window: Window) {
+        let now = Instant::now();
+        self.errors += u64::from(now >= window.from && now < window.to);
+        self.first_error.get_or_insert_with(|| format!("{error:#}"));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 /// Runs `count` clients, spread evenly over the connections, until the window has passed.
 pub(crate) async fn run<C: Client>(
     connections: &[C],
@@ -70,80 +122,128 @@ pub(crate) async fn run<C: Client>(
     workload: &Workload,
     window: Window,
 ) -> Result<Seen> {
+    match operation {
+        Operation::Watch => return fanout::run(connections, count, Streams::Own, window).await,
+        Operation::WatchShared => {
+            return fanout::run(connections, count, Streams::Shared, window).await;
+        }
+        _ => {}
+    }
     let local = LocalSet::new();
     let mut tasks = Vec::with_capacity(count);
     for number in 0..count {
         let client = connections[number % connections.len()].clone();
+        let own = CasKeys { number: number as u64, clients: count as u64, seen: BTreeMap::new() };
         let rng = Rng::new(1 + number as u64);
-        tasks.push(local.spawn_local(closed_loop(
-            client,
-            rng,
-            operation,
-            workload.clone(),
-            window,
-        )));
+        let workload = workload.clone();
+        let one = Loop { client, rng, operation, workload, window, own };
+        tasks.push(local.spawn_local(one.run()));
     }
-    let mut seen = Seen { latencies: Histogram::new(), errors: 0, first_error: None };
+    let mut seen = Seen::new();
     local.await;
     for task in tasks {
-        let one = task.await?;
-        seen.latencies.add(&one.latencies);
-        seen.errors += one.errors;
-        seen.first_error = seen.first_error.or(one.first_error);
+        seen.add(task.await?);
     }
     Ok(seen)
 }
 
-async fn closed_loop<C: Client>(
-    mut client: C,
-    mut rng: Rng,
+/// One client in a closed loop.
+struct Loop<C> {
+    client: C,
+    rng: Rng,
     operation: Operation,
     workload: Workload,
     window: Window,
-) -> Seen {
-    let mut seen = Seen { latencies: Histogram::new(), errors: 0, first_error: None };
-    loop {
-        let begin = Instant::now();
-        if begin >= window.to {
+    own: CasKeys,
+}
+
+/// The keys that only this client swaps, and the revisions at which it saw them.
+struct CasKeys {
+    number: u64,
+    clients: u64,
+    seen: BTreeMap<u64, u64>,
+}
+
+impl<C: Client> Loop<C> {
+    async fn run(mut self) -> Seen {
+        let mut seen = Seen::new();
+        if self.operation == Operation::Lock {
+            self.contend(&mut seen).await;
             return seen;
         }
-        let done = one(&mut client, &mut rng, operation, &workload).await;
-        let end = Instant::now();
-        let is_counted = end >= window.from && end < window.to;
-        match done {
-            Ok(()) if is_counted => seen.latencies.record(end - begin),
-            Ok(()) => {}
-            Err(error) => {
-                seen.errors += u64::from(is_counted);
-                seen.first_error.get_or_insert_with(|| format!("{error:#}"));
-                // Not to spin on a server that refuses at once.
-                tokio::time::sleep(Duration::from_millis(10)).await;
+        loop {
+            let begin = Instant::now();
+            if begin >= self.window.to {
+                return seen;
+            }
+            match self.one().await {
+                Ok(()) => seen.record(begin, Instant::now(), self.window),
+                Err(error) => seen.fail(error, self.window).await,
             }
         }
     }
-}
 
-async fn one<C: Client>(
-    client: &mut C,
-    rng: &mut Rng,
-    operation: Operation,
-    workload: &Workload,
-) -> Result<()> {
-    match operation {
-        Operation::Put => client.put(workload.any_key(rng), workload.any_value(rng)).await,
-        Operation::Get => {
-            ensure!(client.get(workload.any_key(rng)).await?, "a key that was filled in is gone");
-            Ok(())
+    async fn one(&mut self) -> Result<()> {
+        let Self { client, rng, workload, .. } = self;
+        match self.operation {
+            Operation::Put => client.put(workload.any_key(rng), workload.any_value(rng)).await,
+            Operation::Get => {
+                let is_there = client.get(workload.any_key(rng)).await?;
+                ensure!(is_there, "a key that was filled in is gone");
+                Ok(())
+            }
+            Operation::Range => {
+                let count = client.range(workload.any_range(rng)).await? as u64;
+                ensure!(count == RANGE_KEYS, "a range of {RANGE_KEYS} keys held {count}");
+                Ok(())
+            }
+            Operation::Page => {
+                let count = client.page(workload.any_range(rng).start, RANGE_KEYS).await? as u64;
+                ensure!(count == RANGE_KEYS, "a page of {RANGE_KEYS} keys held {count}");
+                Ok(())
+            }
+            Operation::Cas => self.swap().await,
+            Operation::Lock | Operation::Watch | Operation::WatchShared => {
+                bail!("{} is no single request", self.operation)
+            }
         }
-        Operation::Range => {
-            let count = client.range(workload.any_range(rng)).await? as u64;
-            ensure!(count == RANGE_KEYS, "a range of {RANGE_KEYS} keys held {count}");
-            Ok(())
-        }
-        Operation::Page => {
-            let count = client.page(workload.any_range(rng).start, RANGE_KEYS).await? as u64;
-            ensure!(count == RANGE_KEYS, "a page of {RANGE_KEYS} keys held {count}");
-            Ok(())
+    }
+
+    /// The first swap of a key fails and learns its revision; all others must succeed.
+    async fn swap(&mut self) -> Result<()> {
+        let CasKeys { number, clients, seen } = &mut self.own;
+        let key = self.rng.below(CAS_KEYS) * *clients + *number;
+        let expected = seen.get(&key).copied();
+        let value = self.workload.any_value(&mut self.rng);
+        let swap = self.client.cas(Workload::key(key), expected.unwrap_or(0), value).await?;
+        seen.insert(key, swap.revision);
+        let is_right = swap.is_done == expected.is_some();
+        ensure!(is_right, "nobody else writes key {key}, seen at {expected:?}: {swap:?}");
+        Ok(())
+    }
+
+    async fn contend(mut self, seen: &mut Seen) {
+        let mut client = match self.client.contender().await {
+            Ok(client) => client,
+            Err(error) => return seen.fail(error, self.window).await,
+        };
+        loop {
+            let begin = Instant::now();
+            if begin >= self.window.to {
+                return;
+            }
+            // Those who still wait when the window has passed are not waited for.
+            let locked = tokio::time::timeout_at(self.window.to.into(), client.lock(LOCK)).await;
+            match locked {
+                Err(_) => return,
+                Ok(Ok(held)) => {
+                    seen.record(begin, Instant::now(), self.window);
+                    if let Err(error) = client.unlock(held).await {
+                        seen.fail(error, self.window).await;
+                    }
+                }
+                Ok(Err(error)) => seen.fail(error, self.window).await,
+            }
         }
     }
 }

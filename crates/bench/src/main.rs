@@ -3,7 +3,8 @@
 //! Every target is measured the same way. [`plan`] starts three servers, fills them, restarts them,
 //! and takes one cell of the table after another; [`load`] is the load of one cell; [`target`] is
 //! what a system has to offer to be measured, [`mod@etcd`] and [`mod@atoll`] do; [`process`] runs
-//! the servers and reads what they cost; [`report`] prints. [`recovery`] kills servers instead and
+//! the servers and reads what they cost; [`report`] prints. [`versus`] measures one system after the
+//! other and shows them side by side; [`fanout`] is the load of watches. [`recovery`] kills servers instead and
 //! takes the time until all is well again.
 //!
 //! Servers and load share the machine, so the load is kept cheap: one thread, tasks in a closed
@@ -13,6 +14,7 @@
 
 mod atoll;
 mod etcd;
+mod fanout;
 mod histogram;
 mod load;
 mod plan;
@@ -20,6 +22,7 @@ mod process;
 mod recovery;
 mod report;
 mod target;
+mod versus;
 mod workload;
 
 use std::path::{Path, PathBuf};
@@ -48,6 +51,12 @@ enum Task {
         #[arg(long, env = "ATOLL_BIN")]
         binary: Option<PathBuf>,
     },
+    /// Measures Atoll through etcd's API, with the same client as etcd.
+    AtollEtcd {
+        /// As for `atoll`.
+        #[arg(long, env = "ATOLL_BIN")]
+        binary: Option<PathBuf>,
+    },
     /// Measures etcd.
     Etcd {
         /// The etcd program.
@@ -59,6 +68,16 @@ enum Task {
         /// What is measured; its program is found as for its own task.
         #[arg(value_enum)]
         target: Peer,
+    },
+    /// Measures etcd and Atoll over etcd's API, one after the other, and shows how many times as
+    /// good Atoll is. What is measured is given: numbers of clients and operations are not taken.
+    Versus {
+        /// Programs of etcd, one for each version.
+        #[arg(long, value_delimiter = ',', default_value = "etcd")]
+        peers: Vec<PathBuf>,
+        /// The atoll program; without it the one beside this program.
+        #[arg(long, env = "ATOLL_BIN")]
+        binary: Option<PathBuf>,
     },
     /// Shows two JSON reports side by side.
     Compare {
@@ -114,6 +133,12 @@ pub(crate) struct PlanArgs {
 }
 
 impl PlanArgs {
+    /// Every operation at every number of clients.
+    fn cells(&self) -> Vec<(load::Operation, usize)> {
+        let of = |operation| self.clients.iter().map(move |clients| (operation, *clients));
+        self.operations.iter().copied().flat_map(of).collect()
+    }
+
     fn seconds(&self) -> Duration {
         Duration::from_secs_f64(self.seconds)
     }
@@ -127,6 +152,9 @@ fn main() -> Result<()> {
     let cli = Cli::parse();
     match &cli.task {
         Task::Atoll { binary } => measure(&mut atoll::Atoll::new(binary.as_deref())?, &cli.plan),
+        Task::AtollEtcd { binary } => {
+            measure(&mut atoll::AtollEtcd::new(binary.as_deref())?, &cli.plan)
+        }
         Task::Etcd { binary } => measure(&mut etcd::Etcd::new(binary)?, &cli.plan),
         Task::Recovery { target: Peer::Atoll } => {
             let binary = std::env::var_os("ATOLL_BIN").map(PathBuf::from);
@@ -135,6 +163,15 @@ fn main() -> Result<()> {
         Task::Recovery { target: Peer::Etcd } => {
             let binary = std::env::var_os("ETCD_BIN").unwrap_or_else(|| "etcd".into());
             recover(&mut etcd::Etcd::new(Path::new(&binary))?, &cli.plan)
+        }
+        Task::Versus { peers, binary } => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let reports = runtime.block_on(versus::measure(peers, binary.as_deref(), &cli.plan))?;
+            println!("{}", versus::table(&reports));
+            if let Some(path) = &cli.plan.json {
+                std::fs::write(path, serde_json::to_string_pretty(&reports)?)?;
+            }
+            Ok(())
         }
         Task::Compare { base, other } => {
             println!("{}", read(base)?.comparison(&read(other)?));
@@ -146,7 +183,7 @@ fn main() -> Result<()> {
 fn measure(target: &mut impl Target, plan: &PlanArgs) -> Result<()> {
     // One thread: the load must not take from the servers what it does not need.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let report = runtime.block_on(plan::measure(target, plan))?;
+    let report = runtime.block_on(plan::measure(target, &plan.cells(), plan))?;
     println!("{}", report.table());
     let json = serde_json::to_string_pretty(&report)?;
     match &plan.json {

@@ -12,7 +12,11 @@ use crate::target::Target;
 use crate::workload::Workload;
 
 /// Measures a target. Its data is removed afterwards.
-pub(crate) async fn measure<T: Target>(target: &mut T, args: &PlanArgs) -> Result<Report> {
+pub(crate) async fn measure<T: Target>(
+    target: &mut T,
+    list: &[(Operation, usize)],
+    args: &PlanArgs,
+) -> Result<Report> {
     std::fs::create_dir_all(&args.folder)?;
     let folder = tempfile::Builder::new().prefix("bench-").tempdir_in(&args.folder)?;
     let workload = Workload::new(args.keys, args.value_bytes);
@@ -39,12 +43,10 @@ pub(crate) async fn measure<T: Target>(target: &mut T, args: &PlanArgs) -> Resul
 
     let connections = target.connect(args.connections, args.route).await?;
     let mut cells = Vec::new();
-    for operation in &args.operations {
-        for clients in &args.clients {
-            eprintln!("{name}: {operation} with {clients} clients");
-            let cell = cell(target, &connections, *operation, *clients, &workload, args).await;
-            cells.push(cell.with_context(|| format!("{operation} with {clients} clients"))?);
-        }
+    for (operation, clients) in list {
+        eprintln!("{name}: {operation} with {clients} clients");
+        let cell = cell(target, &connections, *operation, *clients, &workload, args).await;
+        cells.push(cell.with_context(|| format!("{operation} with {clients} clients"))?);
     }
     memory.end = memory_of(target.servers())?;
     drop(connections);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use bytes::Bytes;
+use tokio::sync::oneshot;
 
 use crate::process::Server;
 
@@ -80,6 +81,54 @@ pub(crate) trait Client: Clone + 'static {
     /// Reads the first `count` keys from `from` on, as a listing without an end, linearizable; how
     /// many came.
     fn page(&mut self, from: Bytes, count: u64) -> impl Future<Output = Result<usize>>;
+
+    /// Writes a key if `expected` is the revision of its last change; 0 for a key that never was.
+    fn cas(
+        &mut self,
+        key: Bytes,
+        expected: u64,
+        value: Bytes,
+    ) -> impl Future<Output = Result<Swap>>;
+
+    /// A lock that is held.
+    type Held;
+
+    /// A client that takes locks for itself, on the same connection.
+    fn contender(&mut self) -> impl Future<Output = Result<Self>>;
+
+    /// Waits until a lock is had.
+    fn lock(&mut self, name: &'static str) -> impl Future<Output = Result<Self::Held>>;
+
+    /// Gives it back.
+    fn unlock(&mut self, held: Self::Held) -> impl Future<Output = Result<()>>;
+
+    /// Watches a key `count` times, on one stream, until it is dropped: `stood` is told when all
+    /// watches stand, `seen` of the value of every change that one of them tells.
+    fn watch(
+        &mut self,
+        key: Bytes,
+        count: usize,
+        stood: oneshot::Sender<()>,
+        seen: impl FnMut(&[u8]),
+    ) -> impl Future<Output = Result<()>>;
+}
+
+/// What came of a conditional write.
+#[derive(Debug)]
+pub(crate) struct Swap {
+    /// Whether the key is written.
+    pub(crate) is_done: bool,
+    /// The revision of the key's last change.
+    pub(crate) revision: u64,
+}
+
+/// How watches are spread over streams.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Streams {
+    /// Each has one of its own.
+    Own,
+    /// Those of a connection share one.
+    Shared,
 }
 
 /// Starts a server per command, each with its log in `folder`, and asks until the answer is good.

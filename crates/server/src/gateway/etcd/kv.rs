@@ -87,7 +87,7 @@ impl kv_server::Kv for Etcd {
         self.shared.limits.size(request.get_ref())?;
         let call = self.open(&request).await?;
         let wire = request.into_inner();
-        if wire.compare.is_empty() && wire.success.is_empty() {
+        if wire.compare.is_empty() && wire.success.is_empty() && wire.failure.is_empty() {
             // Nothing to look at and nothing to do.
             let header = call.header(call.revision_now().await?);
             let answer = pb::TxnResponse { header, succeeded: true, responses: Vec::new() };
