@@ -71,13 +71,44 @@ pub(crate) struct Seen {
     pub(crate) first_error: Option<String>,
 }
 
-/// When the load begins to count and when it ends.
+/// When the load begins to count and when it ends, and how much of it there is.
 #[derive(Clone, Copy)]
 pub(crate) struct Window {
     /// From here on operations are counted.
     pub(crate) from: Instant,
     /// No operation begins after this, and none that ends after it is counted.
     pub(crate) to: Instant,
+    /// Operations per second of all clients together; without it each is a closed loop.
+    pub(crate) rate: Option<f64>,
+}
+
+/// The times at which one client begins its operations, whatever became of the ones before: who is
+/// late because it waited for an answer counts that as latency (no coordinated omission).
+struct Pace {
+    next: Option<Instant>,
+    every: Duration,
+}
+
+impl Pace {
+    /// The pace of client `number` of `clients`, which take turns.
+    fn new(window: Window, number: usize, clients: usize) -> Self {
+        let turn = |n: usize| {
+            window.rate.map_or(Duration::ZERO, |r| Duration::from_secs_f64(n as f64 / r))
+        };
+        Self { next: window.rate.map(|_| Instant::now() + turn(number)), every: turn(clients) }
+    }
+
+    /// Waits for the next operation's time; returns when that was.
+    async fn begin(&mut self) -> Instant {
+        let Some(due) = self.next else { return Instant::now() };
+        self.next = Some(due + self.every);
+        if due <= Instant::now() {
+            return due;
+        }
+        // A timer that is late is no fault of a server's.
+        tokio::time::sleep_until(due.into()).await;
+        Instant::now()
+    }
 }
 
 /// Keys of its own that a client of [`Operation::Cas`] writes.
@@ -122,6 +153,9 @@ pub(crate) async fn run<C: Client>(
     workload: &Workload,
     window: Window,
 ) -> Result<Seen> {
+    let is_paced =
+        !matches!(operation, Operation::Watch | Operation::WatchShared | Operation::Lock);
+    ensure!(window.rate.is_none() || is_paced, "{operation} takes no --rate");
     match operation {
         Operation::Watch => return fanout::run(connections, count, Streams::Own, window).await,
         Operation::WatchShared => {
@@ -136,7 +170,8 @@ pub(crate) async fn run<C: Client>(
         let own = CasKeys { number: number as u64, clients: count as u64, seen: BTreeMap::new() };
         let rng = Rng::new(1 + number as u64);
         let workload = workload.clone();
-        let one = Loop { client, rng, operation, workload, window, own };
+        let pace = Pace::new(window, number, count);
+        let one = Loop { client, rng, operation, workload, window, pace, own };
         tasks.push(local.spawn_local(one.run()));
     }
     let mut seen = Seen::new();
@@ -147,13 +182,14 @@ pub(crate) async fn run<C: Client>(
     Ok(seen)
 }
 
-/// One client in a closed loop.
+/// One client, which waits for one answer at a time.
 struct Loop<C> {
     client: C,
     rng: Rng,
     operation: Operation,
     workload: Workload,
     window: Window,
+    pace: Pace,
     own: CasKeys,
 }
 
@@ -172,8 +208,8 @@ impl<C: Client> Loop<C> {
             return seen;
         }
         loop {
-            let begin = Instant::now();
-            if begin >= self.window.to {
+            let begin = self.pace.begin().await;
+            if Instant::now() >= self.window.to {
                 return seen;
             }
             match self.one().await {

@@ -103,6 +103,10 @@ pub(crate) struct PlanArgs {
     /// Numbers of clients, each a closed loop.
     #[arg(long, global = true, value_delimiter = ',', default_value = "1,16,64,256,1000")]
     clients: Vec<usize>,
+    /// Operations per second of all clients together, begun on time whatever the answers take: for
+    /// latencies at equal load. Not for locks and watches.
+    #[arg(long, global = true, value_parser = parse_rate)]
+    rate: Option<f64>,
     /// Operations to measure.
     #[arg(long, global = true, value_delimiter = ',', default_value = "put,get,range")]
     operations: Vec<load::Operation>,
@@ -145,6 +149,13 @@ impl PlanArgs {
 
     fn warmup(&self) -> Duration {
         Duration::from_secs_f64(self.warmup)
+    }
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(rate) if (1.0..=1e7).contains(&rate) => Ok(rate),
+        _ => Err("from 1 to 10,000,000 operations per second".to_owned()),
     }
 }
 

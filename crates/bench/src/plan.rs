@@ -58,6 +58,7 @@ pub(crate) async fn measure<T: Target>(
         connections: args.connections,
         keys: args.keys,
         value_bytes: args.value_bytes,
+        rate: args.rate,
         cores: std::thread::available_parallelism()?.get(),
         fill_seconds,
         restart_seconds,
@@ -76,7 +77,7 @@ async fn cell<T: Target>(
     args: &PlanArgs,
 ) -> Result<CellReport> {
     let from = Instant::now() + args.warmup();
-    let window = Window { from, to: from + args.seconds() };
+    let window = Window { from, to: from + args.seconds(), rate: args.rate };
     let servers = target.servers();
     let load = load::run(connections, clients, operation, workload, window);
     let (seen, cost) = tokio::join!(load, cost(servers, window));

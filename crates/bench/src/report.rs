@@ -19,6 +19,9 @@ pub(crate) struct Report {
     pub(crate) keys: u64,
     /// Bytes of a value.
     pub(crate) value_bytes: usize,
+    /// Operations per second that were asked for; without it, as many as there could be.
+    #[serde(default)]
+    pub(crate) rate: Option<f64>,
     /// Cores of the machine.
     pub(crate) cores: usize,
     /// Seconds that filling took.
@@ -228,6 +231,7 @@ mod tests {
             connections: 6,
             keys: 1,
             value_bytes: 1,
+            rate: None,
             cores: 2,
             fill_seconds: 1.0,
             restart_seconds: 1.0,
