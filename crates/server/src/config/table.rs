@@ -398,7 +398,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "engine_cache_bytes",
         Some("256MiB"),
         "1MiB to 1TiB",
-        "Memory for blocks read from disk.",
+        "Memory for blocks and rows read from disk.",
         |c, v| {
             c.engine_cache_bytes = sized(v, MIB, 1024 * GIB)?;
             Ok(())

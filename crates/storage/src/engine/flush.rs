@@ -149,13 +149,14 @@ impl LayeredTables {
     }
 
     pub(super) fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        let moment = self.shared.tables.moment();
         let layers = self.shared.layers();
         let above = layers.active.get(tree, key, NEWEST);
         let above = above.or_else(|| layers.sealed.as_ref()?.get(tree, key, NEWEST));
         drop(layers);
         match above {
             Some(value) => Ok(value),
-            None => self.shared.tables.get(tree, key),
+            None => self.shared.tables.get(tree, key, moment),
         }
     }
 

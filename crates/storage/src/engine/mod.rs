@@ -21,6 +21,7 @@ pub mod mem;
 mod merged;
 mod persisted;
 mod redo;
+mod rows;
 mod tables;
 #[cfg(test)]
 mod tests;

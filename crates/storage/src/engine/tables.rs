@@ -24,6 +24,7 @@ use fjall::{
 use super::layer::{Layer, Run};
 use super::persisted::PersistedMark;
 use super::redo::{RedoError, RedoFile};
+use super::rows::{Moment, Rows};
 use super::{Direction, EngineError, KeyRange, Pair, Scan, Tree, is_empty_range};
 use crate::disk::RealDisk;
 
@@ -52,7 +53,8 @@ pub enum Compression {
 /// Settings of a [`FjallEngine`](super::FjallEngine).
 #[derive(Clone, Debug)]
 pub struct FjallOptions {
-    /// Bytes of the block cache, shared by all trees.
+    /// Bytes of what is kept of the tables in memory, for all trees: an eighth for single rows, the
+    /// rest for blocks.
     pub cache_bytes: u64,
     /// Bytes of recent writes in memory before they are flushed; twice that, and what is being
     /// flushed, are held at most.
@@ -107,6 +109,7 @@ pub(super) struct Tables {
     compression: Compression,
     /// Replaced, never changed, so that a view keeps the trees it began with.
     trees: RwLock<Arc<Trees>>,
+    rows: Rows,
     flushes: Mutex<Flushes>,
     redo: RedoFile,
     /// The library's folder of trees.
@@ -118,8 +121,9 @@ impl Tables {
     pub(super) fn open(dir: &Path, options: &FjallOptions) -> Result<Self, EngineError> {
         std::fs::create_dir_all(dir).map_err(|e| failed("open", e))?;
         let persisted = PersistedMark::open(&RealDisk, dir).map_err(|e| failed("open", e))?;
+        let rows_bytes = options.cache_bytes / 8;
         let db = Database::builder(dir.join("fjall"))
-            .cache_size(options.cache_bytes)
+            .cache_size(options.cache_bytes - rows_bytes)
             .worker_threads(options.worker_threads.max(1))
             .manual_journal_persist(true)
             .open()
@@ -154,6 +158,7 @@ impl Tables {
             own,
             compression: options.compression,
             trees: RwLock::new(Arc::new(trees)),
+            rows: Rows::new(rows_bytes),
             flushes: Mutex::new(Flushes { persisted, has_redo: false, taken: BTreeSet::new() }),
             redo: RedoFile::new(dir),
             trees_dir: dir.join("fjall/keyspaces"),
@@ -206,6 +211,7 @@ impl Tables {
             if flushes.taken.contains(&tree) {
                 continue;
             }
+            self.rows.renew(tree, &run);
             let handle = self.tree_for_write(tree)?;
             wait_for_compaction(&handle, wait_until);
             let mut table = handle.start_ingestion().map_err(|e| error("flush", e))?;
@@ -258,12 +264,29 @@ impl Tables {
         drop(before);
     }
 
-    /// The value of `key`. The bytes are its own: a block that it lay in is not kept.
-    pub(super) fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+    /// To be taken before the layers are looked at, for [`Tables::get`].
+    pub(super) fn moment(&self) -> Moment {
+        self.rows.moment()
+    }
+
+    /// The value of `key`, which was in no layer at `moment`. The bytes are its own: a block that
+    /// it lay in is not kept.
+    pub(super) fn get(
+        &self,
+        tree: Tree,
+        key: &[u8],
+        moment: Moment,
+    ) -> Result<Option<Bytes>, EngineError> {
+        if let Some(row) = self.rows.get(tree, key) {
+            return Ok(Some(row));
+        }
         let trees = self.trees();
         let Some(handle) = trees.get(&tree) else { return Ok(None) };
         let value = handle.get(key).map_err(|e| error("get", e))?;
-        Ok(value.map(|value| Bytes::copy_from_slice(&value)))
+        let Some(value) = value else { return Ok(None) };
+        let value = Bytes::copy_from_slice(&value);
+        self.rows.keep(tree, key, &value, moment);
+        Ok(Some(value))
     }
 
     /// A picture of the tables as they are.
@@ -280,6 +303,7 @@ impl Tables {
                 self.set_trees(next.clone());
             }
         }
+        self.rows.forget(keyspace);
         Ok(())
     }
 
@@ -298,7 +322,7 @@ impl Tables {
     }
 
     pub(super) fn memory_bytes(&self) -> u64 {
-        self.db.cache_size() + self.db.write_buffer_size()
+        self.db.cache_size() + self.db.write_buffer_size() + self.rows.bytes()
     }
 }
 

@@ -217,6 +217,12 @@ fn live(bench: &mut dyn Bench, seed: u64, steps: usize) {
         apply(&mut model, &batch);
         bench.engine().write(batch).unwrap();
         same(&*bench.engine().view(), &model, &mut rng, &what);
+        for tree in TREES.into_iter().cycle().take(12) {
+            let key = random_key(&mut rng);
+            let found = bench.engine().get(tree, &key).unwrap();
+            let expected = model.get(&tree).and_then(|pairs| pairs.get(&key));
+            assert_eq!(found.as_deref(), expected.map(|v| &v[..]), "{what}: {tree:?} {key:?}");
+        }
         match rng.below(30) {
             0 => {
                 views.clear();
@@ -522,6 +528,45 @@ fn layers_are_flushed_while_views_and_scans_go_on() {
     assert!(all(&*view, TREES[2]).iter().all(|(_, value)| value == &vec![0; 100]));
     drop(view);
     assert!(all(&*engine.view(), TREES[2]).iter().all(|(_, value)| value == &vec![7; 100]));
+}
+
+#[test]
+fn point_reads_beside_flushes_see_the_newest_write() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = FjallEngine::open(dir.path(), tiny()).unwrap();
+    let key = |n: u32| n.to_be_bytes();
+    let round_of = |n: u32| {
+        let value = engine.get(TREES[1], &key(n)).unwrap();
+        value.map_or(0, |value| u32::from(value[0]))
+    };
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Others read what the writer writes: what they keep must not outlive it.
+        for reader in 0..2 {
+            let is_over = &is_over;
+            scope.spawn(move || {
+                let mut rng = Rng::new(reader);
+                let mut seen = [0; 500];
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    let n = rng.below(500) as u32;
+                    let round = round_of(n);
+                    assert!(round >= seen[n as usize], "key {n} went back to round {round}");
+                    seen[n as usize] = round;
+                }
+            });
+        }
+        for round in 1..20 {
+            for n in 0..500 {
+                let mut batch = WriteBatch::new();
+                batch.put(TREES[1], key(n).to_vec(), vec![round as u8; 100]);
+                engine.write(batch).unwrap();
+                assert_eq!(round_of(n), round);
+                let other = (n * 7 + 3) % 500;
+                assert_eq!(round_of(other), if other <= n { round } else { round - 1 });
+            }
+        }
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
 }
 
 #[test]
