@@ -14,7 +14,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
 use tokio::task::LocalSet;
 
-use crate::load::{Seen, Window};
+use crate::seen::{Seen, Window};
 use crate::target::{Client, Streams};
 
 /// The key that all watch.

@@ -3,9 +3,9 @@
 //! Every target is measured the same way. [`plan`] starts three servers, fills them, restarts them,
 //! and takes one cell of the table after another; [`load`] is the load of one cell; [`target`] is
 //! what a system has to offer to be measured, [`mod@etcd`] and [`mod@atoll`] do; [`process`] runs
-//! the servers and reads what they cost; [`report`] prints. [`versus`] measures one system after the
-//! other and shows them side by side; [`fanout`] is the load of watches. [`recovery`] kills servers instead and
-//! takes the time until all is well again.
+//! the servers and reads what they cost; [`seen`] counts and [`report`] prints. [`versus`] measures
+//! one system after the other and shows them side by side; [`fanout`] is the load of watches.
+//! [`recovery`] kills servers instead and takes the time until all is well again.
 //!
 //! Servers and load share the machine, so the load is kept cheap: one thread, tasks in a closed
 //! loop over few connections. What it costs itself is in the report, beside what the servers cost
@@ -21,6 +21,7 @@ mod plan;
 mod process;
 mod recovery;
 mod report;
+mod seen;
 mod target;
 mod versus;
 mod workload;

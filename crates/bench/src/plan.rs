@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::PlanArgs;
-use crate::load::{self, Operation, Window};
+use crate::load::{self, Operation};
 use crate::process::{self, Server};
 use crate::report::{CellReport, Memory, Report};
+use crate::seen::Window;
 use crate::target::Target;
 use crate::workload::Workload;
 
