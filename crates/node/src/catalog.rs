@@ -214,6 +214,7 @@ impl Lane {
                 (true, true) => Input::StateLost,
                 (true, false) => Input::Damaged,
             };
+            replica.hear_who_is_gone(turn);
             replica.step(input, turn);
             replica.absorb(turn);
             replica.follow_role(turn);
@@ -351,6 +352,7 @@ fn raft_config(config: &LaneConfig, descriptor: &Descriptor, now: Time) -> Confi
     made.inflight_bytes_max = raft.inflight_bytes_max;
     made.uncommitted_bytes_max = raft.uncommitted_bytes_max;
     made.tail_bytes_max = raft.tail_bytes_max;
+    made.quiesce = raft.quiesce;
     made.lease_reads = descriptor.options.lease_reads;
     made.lease_margin = raft.election_timeout_min / 5;
     made

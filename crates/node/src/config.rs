@@ -41,6 +41,11 @@ pub struct RaftSettings {
     pub uncommitted_bytes_max: usize,
     /// Bytes of recent entries kept in memory per shard.
     pub tail_bytes_max: usize,
+    /// Groups without traffic rest. Whoever sets it gives [`Input::PeerLiveness`] for every peer,
+    /// also for one that was gone for a moment.
+    ///
+    /// [`Input::PeerLiveness`]: crate::Input::PeerLiveness
+    pub quiesce: bool,
 }
 
 /// Sizes and counts that requests are held to.
@@ -89,6 +94,7 @@ impl Default for RaftSettings {
             inflight_bytes_max: 16 << 20,
             uncommitted_bytes_max: 64 << 20,
             tail_bytes_max: 8 << 20,
+            quiesce: false,
         }
     }
 }

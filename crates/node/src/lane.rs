@@ -165,10 +165,11 @@ impl Lane {
         timer.into_iter().chain(self.upkeep.next_deadline()).min()
     }
 
-    /// Who leads `shard`, as its replica here knows.
+    /// Who leads `shard`, as its replica here knows. Of the catalog a witness knows nothing: whoever
+    /// has one follows the catalog elsewhere.
     #[must_use]
     pub fn leader(&self, shard: ShardId) -> Option<NodeId> {
-        self.replicas.get(&shard)?.group.core().leader()
+        self.replicas.get(&shard)?.leader_told()
     }
 
     /// How far the replica of `shard` here has applied its log.
@@ -269,14 +270,10 @@ impl Lane {
     }
 
     fn on_liveness(&mut self, node: NodeId, alive: bool) {
+        self.turn.peers.insert(node, alive);
         let shards: Vec<ShardId> = self.replicas.keys().copied().collect();
         for shard in shards {
-            self.guarded(shard, |replica, turn| {
-                if replica.group.core().membership().contains(node) {
-                    replica.step(atoll_raft::Input::PeerLiveness { node, alive }, turn);
-                    replica.absorb(turn);
-                }
-            });
+            self.guarded(shard, |replica, turn| replica.hear_of(node, alive, turn));
         }
     }
 
@@ -392,7 +389,7 @@ impl Lane {
             }
             replica.timer = wanted;
         }
-        let leader = replica.group.core().leader();
+        let leader = replica.leader_told();
         if self.leaders.insert(shard, leader) != Some(leader) {
             self.upkeep.leaders_changed.push((shard, leader));
         }

@@ -37,7 +37,8 @@
 //! `watches` follow them to their answers; `leases` counts what runs out while it leads, `claims`
 //! knows who waits for locks; `outgoing` and `incoming` move snapshots; `catalog` makes
 //! and deletes replicas; `members` lets a group follow its description, `retire` removes what a
-//! group left behind; `witness` is a replica without data; `upkeep` persists, cuts and forgets; `records` is what a lane itself keeps.
+//! group left behind; `witness` is a replica without data; `quiet` keeps groups
+//! that rest from sleeping for ever; `upkeep` persists, cuts and forgets; `records` is what a lane itself keeps.
 
 mod ask;
 pub mod catalog;
@@ -51,6 +52,7 @@ mod leases;
 mod members;
 mod outgoing;
 pub mod output;
+mod quiet;
 mod reads;
 pub mod records;
 mod replica;

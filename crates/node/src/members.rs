@@ -98,6 +98,8 @@ impl Replica {
         if self.members.is_settled || !self.leads() {
             return;
         }
+        // Who waits looks again with each heartbeat.
+        self.step(Input::Wake, turn);
         let silent_after = turn.config.raft.election_timeout_min * SILENT_TIMEOUTS;
         let heard = |at: atoll_base::Time| turn.now.since(at) <= silent_after;
         let step = next_step(self.group.core(), &self.descriptor, self.is_recorded(), heard);

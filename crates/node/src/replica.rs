@@ -458,6 +458,7 @@ impl Replica {
     /// Drops what the core's output still holds (after a failed assertion).
     pub(crate) fn quarantine(&mut self, reason: String, turn: &mut Turn) {
         tracing::error!(shard = self.shard().0, reason, "replica is quarantined");
+        self.say_goodbye(turn);
         self.abandon(reason, turn);
     }
 

@@ -21,6 +21,9 @@ use crate::turn::Turn;
 impl Replica {
     /// A message of the group's protocol.
     pub(crate) fn on_raft(&mut self, message: Message, turn: &mut Turn) {
+        if self.refuses_quiet(&message, turn) {
+            return;
+        }
         self.step(Input::Message(message), turn);
         self.absorb(turn);
     }
@@ -33,6 +36,7 @@ impl Replica {
             return;
         }
         if let Err(failure) = self.admit(&request, turn) {
+            self.wake_if_needed(&failure, turn);
             turn.refuse(ask, failure);
             return;
         }

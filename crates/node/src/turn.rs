@@ -1,9 +1,10 @@
 //! What the replicas of a lane share during one turn.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use atoll_base::{Failure, Time, Timestamp};
+use atoll_base::{Failure, NodeId, Time, Timestamp};
 use atoll_coord::{Answer, AnswerBody};
 use atoll_machine::Event;
 use atoll_replica::Sink;
@@ -30,6 +31,8 @@ pub(crate) struct Turn {
     pub(crate) replicated: Vec<Duration>,
     /// The catalog's changes, from shard 1.
     pub(crate) catalog: Vec<Event>,
+    /// Whether peers' nodes live, as far as was told.
+    pub(crate) peers: BTreeMap<NodeId, bool>,
     /// Why new writes are refused, while the disk is (nearly) full.
     pub(crate) disk_full: Option<Failure>,
 }
@@ -47,6 +50,7 @@ impl Turn {
             held: Vec::new(),
             replicated: Vec::new(),
             catalog: Vec::new(),
+            peers: BTreeMap::new(),
             disk_full: None,
         }
     }

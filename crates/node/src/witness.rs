@@ -16,7 +16,7 @@
 //! * **W2** What a replica is follows from the configuration in its own log; from the description
 //!   only while it has none.
 
-use atoll_base::{Code, Entry, EntryKind, Failure, NodeId};
+use atoll_base::{Code, Entry, EntryKind, Failure, NodeId, ShardId};
 use atoll_raft::{Membership, Role};
 
 use crate::records;
@@ -28,6 +28,14 @@ impl Replica {
     pub(crate) fn role_by(&self, membership: &Membership, node: NodeId) -> Role {
         let described = || self.descriptor.members.iter().find(|m| m.node == node).map(|m| m.role);
         membership.role(node).or_else(described).unwrap_or(Role::Learner)
+    }
+
+    /// Who leads, for those who rely on what this replica tells: a witness of the catalog's shard
+    /// hears a leader and tells nothing.
+    pub(crate) fn leader_told(&self) -> Option<NodeId> {
+        let is_silent =
+            self.shard() == ShardId::SYSTEM && matches!(self.condition, Condition::Witness);
+        self.group.core().leader().filter(|_| !is_silent)
     }
 
     /// Gives up what does not fit the role that this replica has in its group now (W1).

@@ -30,7 +30,8 @@ pub struct Config {
     /// How much shorter a lease is than `election_timeout_min`.
     pub lease_margin: Duration,
     /// Let a group without traffic go quiet: no heartbeats, no election timers. Only where the node
-    /// layer supplies [`Input::PeerLiveness`](crate::Input::PeerLiveness).
+    /// layer supplies [`Input::PeerLiveness`](crate::Input::PeerLiveness) and refuses
+    /// [`Body::Quiet`](crate::Body::Quiet) from nodes that it would not hear of.
     pub quiesce: bool,
     /// Seed of the election jitter and of read contexts. Must differ between the replicas of a
     /// group and between the lives of one replica.

@@ -1,6 +1,6 @@
 //! The core itself: what it holds, the dispatch of one step, and what every step ends with.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use atoll_base::{Entry, EntryKind, LogIndex, NodeId, Rng, Term, Time};
@@ -95,6 +95,8 @@ pub struct RaftCore {
     /// Heartbeat intervals without anything to do.
     pub(crate) idle_beats: u32,
     pub(crate) quiet: bool,
+    /// Nodes that the owner last told are gone.
+    pub(crate) down: BTreeSet<NodeId>,
 }
 
 impl RaftCore {
@@ -169,6 +171,7 @@ impl RaftCore {
             takeover_after: Time::ZERO,
             idle_beats: 0,
             quiet: false,
+            down: BTreeSet::new(),
             config,
         };
         core.keep_election_timer(now);
@@ -199,6 +202,7 @@ impl RaftCore {
             }
             Input::SnapshotSent { to, index, ok } => self.on_snapshot_sent(turn, to, index, ok),
             Input::PeerLiveness { node, alive } => self.on_liveness(turn, node, alive),
+            Input::Wake => self.on_wake(turn),
             Input::InstallBegun => self.begin_install(turn),
             Input::StateLost => self.lose_state(turn),
             Input::Damaged => self.become_damaged(turn),
@@ -223,7 +227,7 @@ impl RaftCore {
         if self.damaged.is_some() {
             return self.on_message_damaged(t, from, body);
         }
-        self.wake_for(t, &body);
+        self.wake_for(t, from, &body);
         match body {
             Body::PreVote { last_index, last_term } => {
                 self.on_pre_vote(t, from, term, last_index, last_term);
@@ -265,6 +269,7 @@ impl RaftCore {
                 Body::PreVote { .. } | Body::PreVoteReply { granted: true } => return true,
                 Body::Vote { transfer, .. } if !*transfer && self.is_protected(t.now) => {
                     atoll_base::reached!("a vote was refused to protect the leader");
+                    self.wake_for(t, from, body);
                     return false;
                 }
                 Body::Append { .. }
@@ -522,22 +527,10 @@ impl RaftCore {
         &self.progress
     }
 
-    /// True when heartbeats and timers rest ([`Config::quiesce`]).
-    #[must_use]
-    pub fn is_quiet(&self) -> bool {
-        self.quiet
-    }
-
     /// True once the log or state was found damaged and until it is rebuilt.
     #[must_use]
     pub fn is_damaged(&self) -> bool {
         self.damaged.is_some() || self.state == StateHeld::Lost
-    }
-
-    /// True while leadership is being handed over.
-    #[must_use]
-    pub fn is_transferring(&self) -> bool {
-        self.transfer.is_some()
     }
 
     /// Bytes proposed in this term and not committed.

@@ -68,6 +68,7 @@ impl RaftCore {
 
     fn stop_leading(&mut self, t: &mut Turn<'_>, leader: Option<NodeId>) {
         self.fail_reads(t, leader);
+        self.wake_all(t);
         self.progress.clear();
         self.proposed.clear();
         self.proposed_bytes = 0;
@@ -80,6 +81,7 @@ impl RaftCore {
     pub(crate) fn is_protected(&self, now: Time) -> bool {
         let min = self.config.election_timeout_min;
         self.role == CoreRole::Leader
+            || self.is_vouched_for()
             || now < self.protected_until
             || self.heard_at.is_some_and(|at| now < at.after(min))
     }

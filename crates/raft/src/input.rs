@@ -49,8 +49,12 @@ pub enum Input {
     SnapshotInstalled { index: LogIndex, term: Term, membership: Membership },
     /// A snapshot sent to this follower arrived or failed.
     SnapshotSent { to: NodeId, index: LogIndex, ok: bool },
-    /// The node layer says whether a peer's node is alive (quiet groups).
+    /// The node layer says whether a peer's node is alive (quiet groups). One that was gone for a
+    /// moment, however short, must be told as gone and then as alive.
     PeerLiveness { node: NodeId, alive: bool },
+    /// Somebody needs this group: if it is quiet, its leader shows up or is replaced; and it does
+    /// not go quiet for some heartbeats.
+    Wake,
     /// The owner begins to replace its state by a snapshot that
     /// [`RaftCore::accepts_snapshot`](crate::RaftCore::accepts_snapshot) accepted: until
     /// `SnapshotInstalled` or `StateLost` the replica follows, acknowledges and votes as before

@@ -301,6 +301,7 @@ impl RaftCore {
         if self.asks.deadline().is_some_and(|d| d <= t.now) {
             atoll_base::reached!("a follower's question for a read index was not answered");
             self.fail_asks(t);
+            self.on_wake(t);
         }
     }
 

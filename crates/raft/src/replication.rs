@@ -398,6 +398,7 @@ impl RaftCore {
             let mut progress =
                 known.map_or_else(|| Progress::new(last, now), |at| old.swap_remove(at).1);
             progress.is_witness = self.membership().role(node) == Some(Role::Witness);
+            progress.alive = !self.down.contains(&node);
             self.progress.push((node, progress));
         }
     }

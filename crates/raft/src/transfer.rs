@@ -22,6 +22,12 @@ pub(crate) struct Transfer {
 }
 
 impl RaftCore {
+    /// True while leadership is being handed over.
+    #[must_use]
+    pub fn is_transferring(&self) -> bool {
+        self.transfer.is_some()
+    }
+
     pub(crate) fn on_transfer(&mut self, t: &mut Turn<'_>, target: NodeId) {
         let able = self.membership().members.get(&target) == Some(&Role::Voter);
         if self.role != CoreRole::Leader || self.transfer.is_some() || !able {

@@ -63,8 +63,8 @@ pub(crate) struct Token {
 pub(crate) enum Packet {
     /// Between nodes.
     Peer(Vec<PeerMessage>),
-    /// Between nodes: I live.
-    Alive,
+    /// Between nodes: I live, for the so-manieth time.
+    Alive(u64),
     /// From a client; its deadline is relative.
     Request { request: Request, within: Duration },
     /// To a client.
@@ -79,7 +79,7 @@ impl Packet {
     fn weight(&self) -> u64 {
         match self {
             Self::Peer(messages) => messages.len() as u64,
-            Self::Alive => 1 << 32,
+            Self::Alive(life) => (1 << 32) + life,
             Self::Request { request, .. } => (2 << 32) + request.id,
             Self::Answer(answer) => (3 << 32) + answer.id,
             Self::AskCatalog(revision) => (4 << 32) + revision.0,

@@ -164,6 +164,7 @@ pub fn lane_settings(rng: &mut Rng) -> (RaftSettings, Limits, Upkeep) {
         inflight_bytes_max: *rng.pick(&[4 << 10, 64 << 10, 16 << 20]).expect("not empty"),
         uncommitted_bytes_max: *rng.pick(&[32 << 10, 1 << 20, 64 << 20]).expect("not empty"),
         tail_bytes_max: *rng.pick(&[0, 4 << 10, 8 << 20]).expect("not empty"),
+        quiesce: false,
     };
     let machine = MachineLimits {
         lease_ttl_min_ms: 100,

@@ -18,7 +18,9 @@
 //!   size.
 //! - **L3** Nothing from a peer is delivered before its hello was checked: same cluster, meant for
 //!   this node, from a node that this one knows, in a format that this build speaks.
-//! - **L4** A peer counts as alive while both directions stand: we reached it and it reached us.
+//! - **L4** A peer counts as alive while both directions stand: we reached it, and it reached us and
+//!   is heard. Who has nothing to say sends empty frames, so that a node that stands still while its
+//!   connections stay open (stopped, hung, its power gone) is known to be gone within `silence_max`.
 
 mod founding;
 mod outbound;
@@ -61,6 +63,9 @@ pub struct LinkSettings {
     pub backoff_min: Duration,
     /// The longest pause.
     pub backoff_max: Duration,
+    /// A peer that is not heard for so long counts as gone. A link with nothing to carry carries
+    /// eight signs of life in that time.
+    pub silence_max: Duration,
     /// What connections may carry.
     pub wire: WireLimits,
 }
@@ -73,6 +78,7 @@ impl Default for LinkSettings {
             frame_bytes: 1 << 20,
             backoff_min: Duration::from_millis(20),
             backoff_max: Duration::from_secs(1),
+            silence_max: Duration::from_millis(400),
             wire: WireLimits { message_bytes_max: 64 << 20, ..WireLimits::default() },
         }
     }

@@ -27,6 +27,7 @@ pub fn name(input: &Input) -> Option<&'static str> {
         Input::InstallBegun => "install begun",
         Input::PeerLiveness { alive: false, .. } => "told that a peer is gone",
         Input::PeerLiveness { alive: true, .. } => "told that a peer is there",
+        Input::Wake => "woken",
         Input::StateLost => "state lost",
         Input::Damaged => "damaged",
         _ => return None,

@@ -38,6 +38,7 @@ pub(crate) struct NodeConfig {
     pub(crate) peer_queue_bytes_max: usize,
     pub(crate) election_timeout: Duration,
     pub(crate) heartbeat_interval: Duration,
+    pub(crate) quiet_groups: bool,
     pub(crate) log_segment_bytes: u64,
     pub(crate) engine_cache_bytes: u64,
     pub(crate) engine_write_buffer_bytes: u64,
@@ -381,6 +382,17 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "How often a leader speaks up.",
         |c, v| {
             c.heartbeat_interval = timed(v, MS(5), MS(10_000))?;
+            Ok(())
+        },
+    ),
+    setting(
+        "quiet_groups",
+        Some("false"),
+        "true or false",
+        "Shards without traffic rest: no heartbeats, no timers. Links between nodes notice within \
+         election_timeout when a node is gone and wake them.",
+        |c, v| {
+            c.quiet_groups = value::switch(v)?;
             Ok(())
         },
     ),

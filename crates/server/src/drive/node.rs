@@ -277,6 +277,8 @@ fn hub(
     let settings = LinkSettings {
         queue_messages_max: config.peer_queue_messages_max,
         queue_bytes_max: config.peer_queue_bytes_max,
+        // As long as followers wait for a leader that says nothing.
+        silence_max: config.election_timeout,
         ..LinkSettings::default()
     };
     let inbox = Arc::new(PeerInbox { lanes: lanes.clone(), metrics: metrics.clone() });
@@ -342,6 +344,7 @@ fn lane_config(config: &NodeConfig, hub: &Hub, lane: LaneId) -> LaneConfig {
         raft: RaftSettings {
             election_timeout_min: config.election_timeout,
             heartbeat_interval: config.heartbeat_interval,
+            quiesce: config.quiet_groups,
             ..RaftSettings::default()
         },
         limits: Limits {

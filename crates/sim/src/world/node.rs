@@ -52,12 +52,19 @@ pub(crate) struct SimNode {
     pub(super) rng: Rng,
 }
 
+/// What a node knows of a peer.
+struct KnownPeer {
+    heard: Time,
+    is_alive: bool,
+    life: u64,
+}
+
 /// What goes with the power.
 pub(crate) struct Running {
     lanes: Vec<SimLane>,
     pub(crate) log: SimLog,
     /// When each peer was heard last, and whether it counts as alive.
-    peers: BTreeMap<NodeId, (Time, bool)>,
+    peers: BTreeMap<NodeId, KnownPeer>,
     clients: BTreeMap<Origin, u32>,
     disk_full: bool,
     output: Output,
@@ -462,9 +469,9 @@ impl SimNode {
         }
         let mut lost = Vec::new();
         let Some(running) = &mut self.running else { return };
-        for (peer, (heard, alive)) in &mut running.peers {
-            if *alive && now.since(*heard) > ALIVE_TIMEOUT {
-                *alive = false;
+        for (peer, known) in &mut running.peers {
+            if known.is_alive && now.since(known.heard) > ALIVE_TIMEOUT {
+                known.is_alive = false;
                 lost.push(*peer);
             }
         }
@@ -473,17 +480,26 @@ impl SimNode {
         }
         let peers = (1..=nodes as u64).map(NodeId).filter(|peer| *peer != self.id);
         for peer in peers.clone() {
-            fabric.send(self.id, peer, Packet::Alive);
+            fabric.send(self.id, peer, Packet::Alive(self.life.0.into()));
         }
         let peers: Vec<NodeId> = peers.collect();
         self.ask_catalog(&peers, fabric);
     }
 
-    fn heard(&mut self, from: NodeId, fabric: &mut Fabric) {
+    /// A packet of `from` came. One that says that its node was started again since breaks the
+    /// connection that stood before, as a real one breaks: the lanes hear that it was gone.
+    fn heard(&mut self, from: NodeId, packet: &Packet, fabric: &mut Fabric) {
         let Some(running) = &mut self.running else { return };
-        let now = fabric.now();
-        let before = running.peers.insert(from, (now, true));
-        if before.is_none_or(|(_, alive)| !alive) {
+        let heard = fabric.now();
+        let new = KnownPeer { heard, is_alive: false, life: 0 };
+        let known = running.peers.entry(from).or_insert(new);
+        let life = if let Packet::Alive(life) = packet { *life } else { 0 };
+        let (was_alive, is_other) = (known.is_alive, known.life > 0 && life > known.life);
+        *known = KnownPeer { heard, is_alive: true, life: known.life.max(life) };
+        if was_alive && is_other {
+            self.give_all(|| Input::PeerLiveness { node: from, alive: false }, fabric);
+        }
+        if !was_alive || is_other {
             self.give_all(|| Input::PeerLiveness { node: from, alive: true }, fabric);
         }
     }
@@ -499,7 +515,7 @@ impl SimNode {
         if self.running.is_none() {
             return;
         }
-        self.heard(from, fabric);
+        self.heard(from, &packet, fabric);
         let mut messages = match packet {
             Packet::Peer(messages) => messages,
             other => return self.on_catalog_packet(from, other, fabric, shell),

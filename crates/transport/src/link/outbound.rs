@@ -121,6 +121,7 @@ impl Links {
             bytes_max: self.settings.queue_bytes_max,
             frame_bytes: self.settings.frame_bytes,
             message_bytes_max: self.settings.wire.message_bytes_max,
+            sign_of_life: self.settings.silence_max / 8,
         };
         let queue = || Arc::new(Queue::new(bounds, self.stats.clone()));
         let link =
@@ -184,7 +185,7 @@ pub(super) struct Liveness {
 #[derive(Clone, Copy, Default)]
 struct Directions {
     outbound: bool,
-    /// Open streams from the peer; an old one may overlap with its successor.
+    /// Open streams from the peer that are heard; an old one may overlap with its successor.
     inbound: u32,
     told: bool,
 }

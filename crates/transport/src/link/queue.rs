@@ -4,10 +4,12 @@ use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use atoll_replica::PeerMessage;
 use atoll_wire::peer::{self, encode};
 use atoll_wire::peer_v1::{Hello, PeerFrame};
+use tokio::time::{Instant, Sleep};
 use tokio_stream::Stream;
 
 use super::stats::{LinkStats, add};
@@ -23,6 +25,8 @@ pub(super) struct QueueBounds {
     pub(super) bytes_max: usize,
     pub(super) frame_bytes: usize,
     pub(super) message_bytes_max: usize,
+    /// A stream that carried nothing for so long carries an empty frame.
+    pub(super) sign_of_life: Duration,
 }
 
 /// Whether somebody pulls.
@@ -105,7 +109,8 @@ impl Queue {
         let mut state = self.lock();
         state.connection = Connection::Up;
         state.generation += 1;
-        Frames { queue: self.clone(), generation: state.generation, hello: Some(hello) }
+        let sign = Box::pin(tokio::time::sleep(self.bounds.sign_of_life));
+        Frames { queue: self.clone(), generation: state.generation, hello: Some(hello), sign }
     }
 
     /// The connection is gone: what waits beyond a few messages is dropped.
@@ -166,6 +171,16 @@ pub(super) struct Frames {
     queue: Arc<Queue>,
     generation: u64,
     hello: Option<Hello>,
+    /// When the next empty frame is due.
+    sign: Pin<Box<Sleep>>,
+}
+
+impl Frames {
+    /// Something leaves: the next sign of life has time.
+    fn put_off(&mut self) {
+        let at = Instant::now() + self.queue.bounds.sign_of_life;
+        self.sign.as_mut().reset(at);
+    }
 }
 
 impl Stream for Frames {
@@ -175,19 +190,25 @@ impl Stream for Frames {
         if let Some(hello) = self.hello.take() {
             return Poll::Ready(Some(PeerFrame { hello: Some(hello), messages: Vec::new() }));
         }
-        let queue = &self.queue;
+        let queue = self.queue.clone();
         let mut state = queue.lock();
         if state.generation != self.generation {
             return Poll::Ready(None);
         }
         if state.messages.is_empty() {
             state.waker = Some(cx.waker().clone());
-            return Poll::Pending;
+            drop(state);
+            if self.sign.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            self.put_off();
+            return Poll::Ready(Some(PeerFrame::default()));
         }
         let messages = state.take_frame(queue.bounds.frame_bytes);
         drop(state);
         add(&queue.stats.frames_sent, 1);
         add(&queue.stats.messages_sent, messages.len());
+        self.put_off();
         let messages = messages.into_iter().map(encode).collect();
         Poll::Ready(Some(PeerFrame { hello: None, messages }))
     }

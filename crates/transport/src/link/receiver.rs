@@ -41,25 +41,53 @@ impl Receiver {
         peer_server::PeerServer::new(self).max_decoding_message_size(bytes_max)
     }
 
-    async fn hear(&self, mut frames: Streaming<PeerFrame>, from: NodeId) -> Result<(), Status> {
+    /// Hears a stream of consensus, which is never silent for long while the peer lives.
+    async fn hear_alive(
+        &self,
+        frames: &mut Streaming<PeerFrame>,
+        from: NodeId,
+    ) -> Result<(), Status> {
+        let mut opened = Opened::new(self.links.liveness().clone(), from);
+        let silence_max = self.links.settings().silence_max;
+        loop {
+            let waits = tokio::time::timeout(silence_max, frames.message());
+            let frame = match waits.await {
+                Ok(frame) => frame?,
+                Err(_) => {
+                    opened.is_silent();
+                    frames.message().await?
+                }
+            };
+            let Some(frame) = frame else { return Ok(()) };
+            opened.is_heard();
+            self.take(frame, from)?;
+        }
+    }
+
+    async fn hear(&self, frames: &mut Streaming<PeerFrame>, from: NodeId) -> Result<(), Status> {
         while let Some(frame) = frames.message().await? {
-            let stats = self.links.stats();
-            add(&stats.frames_received, 1);
-            add(&stats.messages_received, frame.messages.len());
-            let mut messages = Vec::with_capacity(frame.messages.len());
-            for message in frame.messages {
-                match decode(message) {
-                    Ok(message) => messages.push(checked(message, from)?),
-                    Err(error) => {
-                        // A newer peer's message: the rest of the frame is still good.
-                        add(&stats.unreadable, 1);
-                        tracing::debug!(peer = %from, %error, "a message from a peer was skipped");
-                    }
+            self.take(frame, from)?;
+        }
+        Ok(())
+    }
+
+    fn take(&self, frame: PeerFrame, from: NodeId) -> Result<(), Status> {
+        let stats = self.links.stats();
+        add(&stats.frames_received, 1);
+        add(&stats.messages_received, frame.messages.len());
+        let mut messages = Vec::with_capacity(frame.messages.len());
+        for message in frame.messages {
+            match decode(message) {
+                Ok(message) => messages.push(checked(message, from)?),
+                Err(error) => {
+                    // A newer peer's message: the rest of the frame is still good.
+                    add(&stats.unreadable, 1);
+                    tracing::debug!(peer = %from, %error, "a message from a peer was skipped");
                 }
             }
-            if !messages.is_empty() {
-                self.links.liveness().sink().deliver(from, messages);
-            }
+        }
+        if !messages.is_empty() {
+            self.links.liveness().sink().deliver(from, messages);
         }
         Ok(())
     }
@@ -118,22 +146,35 @@ fn checked(message: PeerMessage, from: NodeId) -> Result<PeerMessage, Status> {
     Ok(message)
 }
 
-/// Counts an open stream of a peer for as long as it exists.
+/// Counts an open stream of a peer for as long as it exists and is not silent.
 struct Opened {
     alive: Arc<Liveness>,
     node: NodeId,
+    counts: bool,
 }
 
 impl Opened {
     fn new(alive: Arc<Liveness>, node: NodeId) -> Self {
         alive.inbound_opened(node);
-        Self { alive, node }
+        Self { alive, node, counts: true }
+    }
+
+    fn is_silent(&mut self) {
+        if std::mem::replace(&mut self.counts, false) {
+            self.alive.inbound_closed(self.node);
+        }
+    }
+
+    fn is_heard(&mut self) {
+        if !std::mem::replace(&mut self.counts, true) {
+            self.alive.inbound_opened(self.node);
+        }
     }
 }
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        self.alive.inbound_closed(self.node);
+        self.is_silent();
     }
 }
 
@@ -145,8 +186,7 @@ impl peer_server::Peer for Receiver {
     ) -> Result<Response<Delivered>, Status> {
         let mut frames = request.into_inner();
         let from = self.greet(&mut frames).await?;
-        let _opened = Opened::new(self.links.liveness().clone(), from);
-        self.hear(frames, from).await?;
+        self.hear_alive(&mut frames, from).await?;
         Ok(Response::new(Delivered {}))
     }
 
@@ -156,7 +196,7 @@ impl peer_server::Peer for Receiver {
     ) -> Result<Response<Delivered>, Status> {
         let mut frames = request.into_inner();
         let from = self.greet(&mut frames).await?;
-        self.hear(frames, from).await?;
+        self.hear(&mut frames, from).await?;
         Ok(Response::new(Delivered {}))
     }
 

@@ -35,14 +35,15 @@ struct Node {
 }
 
 async fn node(cluster: u64, id: u64) -> Node {
+    // Far more patient than a busy machine is slow.
+    node_with(cluster, id, Duration::from_secs(60)).await
+}
+
+async fn node_with(cluster: u64, id: u64, silence_max: Duration) -> Node {
     let (tx, heard) = mpsc::channel(10_000);
     let identity = Identity { cluster, node: NodeId(id) };
-    let links = Arc::new(Links::new(
-        identity,
-        LinkSettings::default(),
-        Arc::new(Ear(tx)),
-        Handle::current(),
-    ));
+    let settings = LinkSettings { silence_max, ..LinkSettings::default() };
+    let links = Arc::new(Links::new(identity, settings, Arc::new(Ear(tx)), Handle::current()));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let service = Receiver::new(links.clone()).service();
@@ -159,14 +160,15 @@ async fn a_sender_that_lies_about_itself_is_cut_off() {
     b.hears_alive(false).await;
 }
 
-#[test]
-fn a_full_queue_drops_what_comes_and_counts_it() {
+#[tokio::test]
+async fn a_full_queue_drops_what_comes_and_counts_it() {
     let stats = Arc::new(LinkStats::default());
     let bounds = queue::QueueBounds {
         messages_max: 100,
         bytes_max: 10_000,
         frame_bytes: 4000,
         message_bytes_max: 8000,
+        sign_of_life: Duration::from_secs(60),
     };
     let queue = Arc::new(queue::Queue::new(bounds, stats.clone()));
     let _frames = queue.connected(Default::default());
@@ -178,4 +180,27 @@ fn a_full_queue_drops_what_comes_and_counts_it() {
     queue.push([append(9000), append(7000)]);
     assert_eq!(stats.totals().dropped_too_large, 1);
     assert_eq!(stats.totals().dropped_full, 51, "64 heartbeats and 7000 bytes are over 10000");
+}
+
+#[tokio::test]
+async fn a_peer_that_says_nothing_is_gone_until_it_is_heard_again() {
+    let mut listens = node_with(1, 1, Duration::from_millis(100)).await;
+    // Its signs of life come every few minutes: its connections stand, and it is silent.
+    let silent = node_with(1, 2, Duration::from_secs(3600)).await;
+    listens.knows(&silent);
+    silent.knows(&listens);
+    for round in 0..3 {
+        silent.links.send(NodeId(1), vec![heartbeat(2, 1, round)]);
+        listens.hears_alive(true).await;
+        listens.hears_alive(false).await;
+    }
+    assert_eq!(listens.links.stats().totals().connects, 1, "no connection was lost");
+    // The other one is told of by the signs alone.
+    assert!(listens.links.stats().totals().frames_sent == 0, "nothing but signs was sent");
+    let mut silent = silent;
+    silent.hears_alive(true).await;
+    for node in [listens, silent] {
+        node.links.stop().await;
+        node.server.abort();
+    }
 }
