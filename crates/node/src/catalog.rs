@@ -18,10 +18,10 @@ use atoll_coord::Descriptor;
 use atoll_machine::{
     Event, EventKind, KeyEnd, KeyRange, KeyValue, MachineError, RangeQuery, Record, ShardMachine,
 };
-use atoll_raft::{Config, Input, Membership, ReadError};
+use atoll_raft::{Amnesia, Config, Input, Membership, ReadError};
 use atoll_replica::raft_group::{GroupStart, RaftGroup};
 use atoll_storage::{
-    Engine, LogReaderHandle, LogRecord, RecoveredShard, ShardLog, Tree, WriteBatch,
+    Engine, LogAmnesia, LogReaderHandle, LogRecord, RecoveredShard, ShardLog, Tree, WriteBatch,
 };
 use bytes::Bytes;
 
@@ -167,17 +167,22 @@ impl Lane {
             hard_state: None,
             log: ShardLog::new(shard, tail_bytes, Some(log)),
             damaged: None,
+            forgot: LogAmnesia::None,
         });
         recovered.log.limit_payload_bytes(tail_bytes);
         let damage = recovered.damaged.take();
         let held = self.held(&descriptor)?;
+        let mut forgot = match recovered.forgot {
+            LogAmnesia::None | LogAmnesia::Entries => Amnesia::Entries,
+            LogAmnesia::Votes => Amnesia::Votes,
+        };
         // Cut off in the middle of a snapshot: the log and its promises are whole.
         let unfinished = matches!(held, Err(MachineError::SnapshotUnfinished { .. }));
         let only_state_lost = unfinished && damage.is_none();
         if only_state_lost {
             atoll_base::reached!("a replica restarted in the middle of a snapshot");
         }
-        let (mut condition, applied) = judge(held, damage, &mut recovered.log);
+        let (mut condition, applied, has_amnesia) = judge(held, damage, &mut recovered.log);
         let recorded = records::membership(engine.as_ref(), shard)?;
         let is_recorded = recorded.is_some();
         let start_of_log = recovered.log.first_index().prev();
@@ -201,6 +206,9 @@ impl Lane {
         if left.is_some_and(|epoch| descriptor.epoch > epoch) {
             records::remove_gravestone(&mut self.turn.applied, shard);
         }
+        if is_newcomer || has_amnesia {
+            forgot = Amnesia::Votes;
+        }
         let rebuilding = matches!(condition, Condition::Rebuilding { .. });
         let mut replica = Replica::new(descriptor, group, condition, &self.turn.config.limits);
         replica.is_newcomer = is_newcomer;
@@ -212,7 +220,7 @@ impl Lane {
             let input = match (rebuilding, only_state_lost && !is_newcomer) {
                 (false, _) => Input::Tick,
                 (true, true) => Input::StateLost,
-                (true, false) => Input::Damaged,
+                (true, false) => Input::Damaged(forgot),
             };
             replica.hear_who_is_gone(turn);
             replica.step(input, turn);
@@ -269,17 +277,17 @@ impl Held {
     }
 }
 
-/// What the replica can do with what its engine and its log hold, and the applied index that its
-/// core starts from.
+/// What the replica can do with what its engine and its log hold, the applied index that its core
+/// starts from, and whether the log forgot what it held.
 fn judge(
     held: Result<Held, MachineError>,
     damage: Option<String>,
     log: &mut ShardLog,
-) -> (Condition, LogIndex) {
+) -> (Condition, LogIndex, bool) {
     let before_log = log.first_index().prev();
     let held = match held {
         Ok(held) => held,
-        Err(e) => return (Condition::Rebuilding { reason: text_of(&e) }, before_log),
+        Err(e) => return (Condition::Rebuilding { reason: text_of(&e) }, before_log, false),
     };
     let (applied, term) = held.applied();
     let last = log.last_index();
@@ -297,11 +305,11 @@ fn judge(
         reason
     } else {
         return match held {
-            Held::Machine(machine) => (Condition::Serving(machine), applied),
-            Held::Witness { .. } => (Condition::Witness, applied),
+            Held::Machine(machine) => (Condition::Serving(machine), applied, false),
+            Held::Witness { .. } => (Condition::Witness, applied, false),
         };
     };
-    (Condition::Rebuilding { reason }, log.first_index().prev())
+    (Condition::Rebuilding { reason }, log.first_index().prev(), applied > last)
 }
 
 /// Deletes what belongs to the shard itself; the keyspace's trees go as a whole.

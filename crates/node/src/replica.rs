@@ -8,7 +8,7 @@ use atoll_base::{
 };
 use atoll_coord::{AnswerBody, Descriptor};
 use atoll_machine::{Applied, KeyRange, MachineError, ShardMachine};
-use atoll_raft::{CoreRole, Input, Output, ProposalOutcome, ReadContext, Role};
+use atoll_raft::{Amnesia, CoreRole, Input, Output, ProposalOutcome, ReadContext, Role};
 use atoll_replica::RaftGroup;
 use bytes::Bytes;
 
@@ -343,7 +343,7 @@ impl Replica {
         self.condition = Condition::Rebuilding { reason };
         self.reads.forget_age();
         self.incoming = None;
-        self.step(Input::Damaged, turn);
+        self.step(Input::Damaged(Amnesia::Entries), turn);
         self.absorb(turn);
     }
 

@@ -97,6 +97,7 @@ impl RaftCore {
             membership.members.get(node) == Some(&Role::Voter)
                 && p.state == SendState::Replicate
                 && !p.is_stateless
+                && p.owed.is_none()
         });
         let furthest: Option<(LogIndex, NodeId)> = able.map(|(node, p)| (p.matched, *node)).max();
         let Some((_, node)) = furthest else { return };

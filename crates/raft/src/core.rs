@@ -8,10 +8,11 @@ use atoll_base::{Entry, EntryKind, LogIndex, NodeId, Rng, Term, Time};
 use crate::config::Config;
 use crate::history::History;
 use crate::input::Input;
-use crate::membership::{Membership, Role};
+use crate::membership::Membership;
 use crate::message::{Body, Message};
-use crate::output::{HardState, Output, Write};
+use crate::output::{Amnesia, HardState, Output, Write};
 use crate::progress::Progress;
+use crate::quorum::Ballot;
 use crate::reader::{LogReader, ReadError};
 use crate::reads::{Asks, Reads};
 use crate::snapshot::StateHeld;
@@ -47,8 +48,8 @@ pub struct RaftCore {
     pub(crate) role: CoreRole,
     pub(crate) term: Term,
     pub(crate) vote: Option<NodeId>,
-    /// Term and vote as last handed over to be written.
-    pub(crate) recorded: (Term, Option<NodeId>),
+    /// What was last handed over to be written of [`RaftCore::promises`].
+    pub(crate) recorded: HardState,
     pub(crate) leader: Option<NodeId>,
 
     pub(crate) log: LogView,
@@ -59,8 +60,13 @@ pub struct RaftCore {
     /// What the owner was told to apply.
     pub(crate) handed: LogIndex,
     pub(crate) applied: LogIndex,
-    /// The log's end when it was found damaged (trap T14): all that it may have acknowledged.
-    pub(crate) damaged: Option<LogIndex>,
+    /// How often entries were lost that may have been acknowledged.
+    pub(crate) life: u64,
+    pub(crate) amnesia: Amnesia,
+    /// Nothing that the log holds can be relied on.
+    pub(crate) log_is_lost: bool,
+    /// With amnesia: what was lost ends here at most, as this term's leader says.
+    pub(crate) owed: Option<LogIndex>,
     pub(crate) state: StateHeld,
 
     /// When this term's leader, or an earlier one, was last heard; protects leaders from
@@ -77,7 +83,7 @@ pub struct RaftCore {
     pub(crate) asks: Asks,
 
     /// Candidate: the answers, and the write that makes its own vote durable.
-    pub(crate) votes: BTreeMap<NodeId, bool>,
+    pub(crate) votes: BTreeMap<NodeId, Ballot>,
     pub(crate) vote_write: Option<u64>,
 
     /// Leader: its view of every other member, ascending.
@@ -142,7 +148,7 @@ impl RaftCore {
             role: CoreRole::Follower,
             term,
             vote,
-            recorded: (hard_state.term, hard_state.vote),
+            recorded: HardState { commit: LogIndex::ZERO, ..hard_state },
             leader: None,
             log: view,
             history,
@@ -150,7 +156,10 @@ impl RaftCore {
             commit: hard_state.commit.min(last).max(applied),
             handed: applied,
             applied,
-            damaged: None,
+            life: hard_state.life,
+            amnesia: hard_state.amnesia,
+            log_is_lost: false,
+            owed: None,
             state: StateHeld::Whole,
             heard_at: None,
             protected_until,
@@ -195,7 +204,7 @@ impl RaftCore {
             Input::Transfer(target) => self.on_transfer(turn, target),
             Input::ChangeMembership(target) => self.on_change(turn, target),
             Input::Written { write, term, index } => self.on_written(turn, write, term, index),
-            Input::Applied(index) => self.on_applied(turn, index),
+            Input::Applied(index) => self.on_applied(index),
             Input::Compacted { first, prev_term } => self.on_compacted(first, prev_term),
             Input::SnapshotInstalled { index, term, membership } => {
                 self.on_snapshot_installed(turn, index, term, membership);
@@ -205,7 +214,7 @@ impl RaftCore {
             Input::Wake => self.on_wake(turn),
             Input::InstallBegun => self.begin_install(turn),
             Input::StateLost => self.lose_state(turn),
-            Input::Damaged => self.become_damaged(turn),
+            Input::Damaged(lost) => self.become_damaged(turn, lost),
         }
         self.finish(turn);
         if (self.term, self.role, self.leader) != before {
@@ -224,23 +233,23 @@ impl RaftCore {
         if !self.meet_term(t, from, term, &body) {
             return;
         }
-        if self.damaged.is_some() {
-            return self.on_message_damaged(t, from, body);
+        if self.log_is_lost && !matches!(body, Body::PreVote { .. }) {
+            return self.on_message_lost(t, from, body);
         }
         self.wake_for(t, from, &body);
         match body {
             Body::PreVote { last_index, last_term } => {
                 self.on_pre_vote(t, from, term, last_index, last_term);
             }
-            Body::PreVoteReply { granted } => self.on_pre_vote_reply(t, from, term, granted),
+            Body::PreVoteReply { ballot } => self.on_pre_vote_reply(t, from, term, ballot),
             Body::Vote { last_index, last_term, .. } => {
                 self.on_vote(t, from, last_index, last_term);
             }
-            Body::VoteReply { granted } => self.on_vote_reply(t, from, granted),
+            Body::VoteReply { ballot } => self.on_vote_reply(t, from, ballot),
             Body::Append { prev_index, prev_term, commit, entries } => {
                 self.on_append(t, from, (prev_index, prev_term), commit, entries);
             }
-            Body::AppendReply { matched } => self.on_append_reply(t, from, matched),
+            Body::AppendReply { matched, life } => self.on_append_reply(t, from, matched, life),
             Body::AppendReject { prev_index, conflict_index, conflict_term } => {
                 self.on_append_reject(t, from, prev_index, (conflict_index, conflict_term));
             }
@@ -252,9 +261,11 @@ impl RaftCore {
             Body::Snapshot { index, term, membership } => {
                 self.on_snapshot(t, from, index, term, membership);
             }
-            Body::SnapshotReply { index, installed } => {
-                self.on_snapshot_reply(t, from, index, installed);
+            Body::SnapshotReply { index, installed, life } => {
+                self.on_snapshot_reply(t, from, (index, installed), life);
             }
+            Body::Amnesia { life, log_is_lost } => self.on_amnesia(t, from, life, log_is_lost),
+            Body::Owed { life, to } => self.on_owed(t, from, life, to),
             Body::Quiet { commit } => self.on_quiet(t, from, commit),
             Body::Wake => {}
         }
@@ -266,7 +277,8 @@ impl RaftCore {
         if term > self.term {
             match body {
                 // A pre-vote names a term that nobody is in yet.
-                Body::PreVote { .. } | Body::PreVoteReply { granted: true } => return true,
+                Body::PreVote { .. }
+                | Body::PreVoteReply { ballot: Ballot::Granted | Ballot::Amnesic } => return true,
                 Body::Vote { transfer, .. } if !*transfer && self.is_protected(t.now) => {
                     atoll_base::reached!("a vote was refused to protect the leader");
                     self.wake_for(t, from, body);
@@ -276,6 +288,7 @@ impl RaftCore {
                 | Body::Heartbeat { .. }
                 | Body::Snapshot { .. }
                 | Body::Quiet { .. }
+                | Body::Owed { .. }
                 | Body::TimeoutNow => self.become_follower(t, term, Some(from)),
                 _ => self.become_follower(t, term, None),
             }
@@ -285,9 +298,10 @@ impl RaftCore {
             return true;
         }
         // A sender of an earlier term learns of this one, or it might wait for ever (trap R7).
+        let ballot = Ballot::Refused;
         match body {
-            Body::PreVote { .. } => self.send(t, from, Body::PreVoteReply { granted: false }),
-            Body::Vote { .. } => self.send(t, from, Body::VoteReply { granted: false }),
+            Body::PreVote { .. } => self.send(t, from, Body::PreVoteReply { ballot }),
+            Body::Vote { .. } => self.send(t, from, Body::VoteReply { ballot }),
             Body::ReadIndex { context } => {
                 self.send(t, from, Body::ReadIndexReply { context: *context, index: None });
             }
@@ -302,11 +316,12 @@ impl RaftCore {
 
     /// What every step ends with: the hard state, the write's end, what may be applied, the timer.
     fn finish(&mut self, t: &mut Turn<'_>) {
-        if self.recorded != (self.term, self.vote) {
-            let hard =
-                HardState { term: self.term, vote: self.vote, commit: self.durable_commit() };
-            self.open_write(t).hard_state = Some(hard);
-            self.recorded = (self.term, self.vote);
+        self.recollect();
+        let promises = self.promises();
+        if self.recorded != promises {
+            let commit = self.durable_commit();
+            self.open_write(t).hard_state = Some(HardState { commit, ..promises });
+            self.recorded = promises;
         }
         if let Some(write) = &mut t.out.write {
             (write.term, write.index) = (self.log.last_term(), self.log.last());
@@ -321,6 +336,12 @@ impl RaftCore {
             t.out.commit = Some(may_apply);
         }
         self.keep_election_timer(t.now);
+    }
+
+    /// The hard state without its hint.
+    fn promises(&self) -> HardState {
+        let (life, amnesia) = (self.life, self.amnesia);
+        HardState { term: self.term, vote: self.vote, commit: LogIndex::ZERO, life, amnesia }
     }
 
     fn durable_commit(&self) -> LogIndex {
@@ -344,8 +365,7 @@ impl RaftCore {
     /// Sends when everything handed over so far, and this step's write, is durable (I8).
     pub(crate) fn send_after(&mut self, t: &mut Turn<'_>, to: NodeId, body: Body) {
         let message = self.message(to, body);
-        let dirty = self.recorded != (self.term, self.vote);
-        if dirty || t.out.write.is_some() || !self.writes.is_empty() {
+        if self.recorded != self.promises() || t.out.write.is_some() || !self.writes.is_empty() {
             self.open_write(t).after.push(message);
         } else {
             t.out.messages.push(message);
@@ -403,10 +423,9 @@ impl RaftCore {
         }
     }
 
-    fn on_applied(&mut self, t: &mut Turn<'_>, index: LogIndex) {
+    fn on_applied(&mut self, index: LogIndex) {
         assert!(index <= self.handed, "{index} was applied, {} may be (I5)", self.handed);
         self.applied = self.applied.max(index);
-        self.offer_due_snapshots(t);
     }
 
     fn on_compacted(&mut self, first: LogIndex, prev_term: Term) {
@@ -530,35 +549,13 @@ impl RaftCore {
     /// True once the log or state was found damaged and until it is rebuilt.
     #[must_use]
     pub fn is_damaged(&self) -> bool {
-        self.damaged.is_some() || self.state == StateHeld::Lost
+        self.log_is_lost || self.state == StateHeld::Lost
     }
 
     /// Bytes proposed in this term and not committed.
     #[must_use]
     pub fn uncommitted_bytes(&self) -> usize {
         self.proposed_bytes
-    }
-
-    /// True when this replica may campaign: a voter with data, not damaged and not in the middle of
-    /// a snapshot. One that an uncommitted configuration leaves out still may, because it can be
-    /// the only one with the longest log (thesis 4.2.2).
-    #[must_use]
-    pub fn can_lead(&self) -> bool {
-        let id = self.config.id;
-        let in_doubt = self.history.index() > self.commit;
-        self.has_state()
-            && (self.membership().can_lead(id)
-                || in_doubt && self.history.previous().is_some_and(|m| m.can_lead(id)))
-    }
-
-    /// True when the state that the log leads to is here: not damaged, not being replaced.
-    pub(crate) fn has_state(&self) -> bool {
-        self.damaged.is_none() && self.state == StateHeld::Whole
-    }
-
-    /// True when this replica holds data to read: no witness, and its state is here.
-    pub(crate) fn has_data(&self) -> bool {
-        self.has_state() && self.membership().role(self.config.id) != Some(Role::Witness)
     }
 }
 

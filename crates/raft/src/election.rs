@@ -4,7 +4,8 @@
 //! (thesis 9.6); nobody's term moves. Only when enough would, it begins a term and asks for votes.
 //! A vote is durable before it is answered, and a candidate's own vote before it counts. Both kinds
 //! of requests are refused while a leader is heard (thesis 4.2.3), except those that the leader
-//! asked for itself (a transfer).
+//! asked for itself (a transfer). Replicas that forgot what they acknowledged vote as well, with
+//! ballots that count for less (`amnesia`).
 
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use bytes::Bytes;
 use crate::config::planted;
 use crate::core::{CoreRole, RaftCore, Turn};
 use crate::message::Body;
-use crate::quorum::{self, Tally};
+use crate::output::Amnesia;
+use crate::quorum::{self, Ballot, Tally};
 
 /// Why a replica campaigns.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,6 +48,7 @@ impl RaftCore {
             self.vote = None;
             self.verified = LogIndex::ZERO;
             self.acknowledged = LogIndex::ZERO;
+            self.owed = None;
         }
         if self.role == CoreRole::Leader {
             self.stop_leading(t, leader);
@@ -100,7 +103,7 @@ impl RaftCore {
         self.follow(t, None);
         self.restart_election_timer(t.now);
         self.votes.clear();
-        self.votes.insert(self.config.id, true);
+        self.votes.insert(self.config.id, Ballot::Granted);
         let (last_index, last_term) = (self.log.last(), self.log.last_term());
         for to in self.other_voters() {
             let mut message = self.message(to, Body::PreVote { last_index, last_term });
@@ -143,7 +146,7 @@ impl RaftCore {
     pub(crate) fn own_vote_written(&mut self, t: &mut Turn<'_>, write: u64) {
         if self.vote_write.is_some_and(|w| w <= write) {
             self.vote_write = None;
-            self.votes.insert(self.config.id, true);
+            self.votes.insert(self.config.id, Ballot::Granted);
             self.count_votes(t);
         }
     }
@@ -157,8 +160,10 @@ impl RaftCore {
         last_term: Term,
     ) {
         let free = term > self.term || (self.leader.is_none() && self.vote.is_none());
-        let granted = free && !self.is_protected(t.now) && self.is_current(last_index, last_term);
-        let mut message = self.message(from, Body::PreVoteReply { granted });
+        let knows = free && self.amnesia != Amnesia::Votes;
+        let granted = knows && !self.is_protected(t.now) && self.is_current(last_index, last_term);
+        let ballot = self.ballot(granted);
+        let mut message = self.message(from, Body::PreVoteReply { ballot });
         if granted {
             message.term = term;
         } else if !free || self.is_protected(t.now) {
@@ -174,11 +179,11 @@ impl RaftCore {
         t: &mut Turn<'_>,
         from: NodeId,
         term: Term,
-        granted: bool,
+        ballot: Ballot,
     ) {
-        let expected = if granted { self.term.next() } else { self.term };
+        let expected = if ballot.is_yes() { self.term.next() } else { self.term };
         if self.role == CoreRole::PreCandidate && term == expected {
-            self.votes.entry(from).or_insert(granted);
+            self.votes.entry(from).or_insert(ballot);
             self.count_pre_votes(t);
         }
     }
@@ -193,10 +198,12 @@ impl RaftCore {
         let unbound = self.vote.is_none() && self.leader.is_none();
         let bound = self.vote.is_some_and(|v| v != from);
         let free = unbound || self.vote == Some(from) || planted!(self.config, VoteTwice) && bound;
-        let granted = free && self.is_current(last_index, last_term);
+        let knows = self.amnesia != Amnesia::Votes;
+        let granted = free && knows && self.is_current(last_index, last_term);
+        let ballot = self.ballot(granted);
         if !granted {
             atoll_base::reached!("a vote was refused");
-            return self.send(t, from, Body::VoteReply { granted });
+            return self.send(t, from, Body::VoteReply { ballot });
         }
         if !self.has_state() {
             atoll_base::reached!("a replica without state voted");
@@ -204,14 +211,14 @@ impl RaftCore {
         self.vote = Some(from);
         self.restart_election_timer(t.now);
         if planted!(self.config, VoteBeforeDurable) {
-            return self.send(t, from, Body::VoteReply { granted });
+            return self.send(t, from, Body::VoteReply { ballot });
         }
-        self.send_after(t, from, Body::VoteReply { granted });
+        self.send_after(t, from, Body::VoteReply { ballot });
     }
 
-    pub(crate) fn on_vote_reply(&mut self, t: &mut Turn<'_>, from: NodeId, granted: bool) {
+    pub(crate) fn on_vote_reply(&mut self, t: &mut Turn<'_>, from: NodeId, ballot: Ballot) {
         if self.role == CoreRole::Candidate {
-            self.votes.entry(from).or_insert(granted);
+            self.votes.entry(from).or_insert(ballot);
             self.count_votes(t);
         }
     }
@@ -227,9 +234,11 @@ impl RaftCore {
         }
     }
 
-    /// True when a log that ends so is at least as current as this one (paper 5.4.1).
+    /// True when a log that ends so is at least as current as this one (paper 5.4.1). A replica with
+    /// amnesia can't tell, and says so in its ballot.
     fn is_current(&self, last_index: LogIndex, last_term: Term) -> bool {
         planted!(self.config, VoteForStaleLog)
+            || self.is_amnesic()
             || (last_term, last_index) >= (self.log.last_term(), self.log.last())
     }
 

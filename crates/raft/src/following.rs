@@ -85,12 +85,14 @@ impl RaftCore {
     /// Acknowledges what this step appended once that is durable; without a write, what is already.
     pub(crate) fn acknowledge(&mut self, t: &mut Turn<'_>, to: NodeId) {
         if planted!(self.config, AckUnwritten) {
-            return self.send(t, to, Body::AppendReply { matched: self.verified });
+            let (matched, life) = (self.verified, self.life);
+            return self.send(t, to, Body::AppendReply { matched, life });
         }
         let writes = t.out.write.as_ref().is_some_and(|w| !w.entries.is_empty());
         let matched = if writes { self.verified } else { self.verified.min(self.durable()) };
         self.acknowledged = self.acknowledged.max(matched);
-        self.send_after(t, to, Body::AppendReply { matched });
+        let life = self.life;
+        self.send_after(t, to, Body::AppendReply { matched, life });
     }
 
     /// Acknowledges what a write made durable and no message that waited for it said.
@@ -99,7 +101,8 @@ impl RaftCore {
         let Some(leader) = self.leader else { return };
         if self.role == CoreRole::Follower && matched > self.acknowledged {
             self.acknowledged = matched;
-            self.send_after(t, leader, Body::AppendReply { matched });
+            let life = self.life;
+            self.send_after(t, leader, Body::AppendReply { matched, life });
         }
     }
 
@@ -118,7 +121,7 @@ impl RaftCore {
             return;
         }
         self.commit_to(commit);
-        if round > 0 && !self.ask_for_state(t, from) {
+        if round > 0 && !self.ask_for_rest(t, from) {
             self.send(t, from, Body::HeartbeatReply { round });
         }
     }

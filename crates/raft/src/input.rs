@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use crate::membership::Membership;
 use crate::message::Message;
+use crate::output::Amnesia;
 
 /// The caller's name for a read request; comes back when the read may be served.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -65,6 +66,8 @@ pub enum Input {
     /// replica still votes, for whoever has at least its log, but doesn't lead until it is
     /// rebuilt. It asks its leader for another snapshot.
     StateLost,
-    /// The replica's log or state is damaged: neither vote nor lead until rebuilt (trap T14).
-    Damaged,
+    /// Entries are gone that this replica may have acknowledged, or can't be told from others: the
+    /// log counts for nothing, the state neither, until both are rebuilt (traps T14, T20). With
+    /// [`Amnesia::Votes`] the hard state can't be trusted either.
+    Damaged(Amnesia),
 }

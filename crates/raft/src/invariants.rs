@@ -38,6 +38,7 @@ impl RaftCore {
 
     fn validate_leader(&self, last: LogIndex) {
         assert!(self.has_state(), "T14: a leader without state");
+        assert!(!self.is_amnesic(), "T14: a leader with amnesia");
         assert_eq!(self.vote, Some(self.config.id), "a leader voted for itself");
         assert!(self.term_start <= last, "the term's first entry {}", self.term_start);
         assert_eq!(self.log.term(last), Some(self.term), "a leader's last entry is its own");

@@ -48,11 +48,12 @@
 //!
 //! # Map
 //! `core` holds the state and dispatches; `election`, `replication` (the leader's side),
-//! `following` (the follower's), `reads`, `change`, `transfer`, `snapshot`, `quiet` are the
-//! protocol's parts, each an `impl` of the core with its own essay; [`tail`], `writes`, `history`,
+//! `following` (the follower's), `reads`, `change`, `transfer`, `snapshot`, `amnesia`, `quiet` are
+//! the protocol's parts, each an `impl` of the core with its own essay; [`tail`], `writes`, `history`,
 //! [`progress`], [`quorum`], [`membership`] are plain data with their own tests; `invariants`
 //! asserts.
 
+mod amnesia;
 mod change;
 pub mod config;
 pub mod core;
@@ -82,6 +83,7 @@ pub use core::{CoreRole, RaftCore};
 pub use input::{Input, ReadContext};
 pub use membership::{Member, Membership, MembershipError, QuorumRule, Role};
 pub use message::{Body, Message};
-pub use output::{HardState, Output, ProposalOutcome, Write};
+pub use output::{Amnesia, HardState, Output, ProposalOutcome, Write};
 pub use progress::{Progress, SendState};
+pub use quorum::Ballot;
 pub use reader::{LogReader, ReadError};

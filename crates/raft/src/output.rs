@@ -24,6 +24,23 @@ pub struct HardState {
     pub vote: Option<NodeId>,
     /// A commit index known at that time; a hint that speeds recovery up.
     pub commit: LogIndex,
+    /// Grows by one whenever entries that this replica may have acknowledged were lost; named by
+    /// its acknowledgements, so that those of an earlier life are not taken for promises of now.
+    pub life: u64,
+    /// What is missing since such a loss, until all of it is here again.
+    pub amnesia: Amnesia,
+}
+
+/// What a replica may have forgotten of its promises.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+pub enum Amnesia {
+    /// Nothing.
+    #[default]
+    None,
+    /// Entries that it acknowledged. Its term and vote are what they were.
+    Entries,
+    /// Entries, and whom it voted for.
+    Votes,
 }
 
 /// One write to the log. May be empty but for `after`: then those wait for the writes before it.

@@ -39,11 +39,17 @@ pub enum Bug {
     ChangeBeforeCommit,
     /// Voters change in one step, however many.
     NoJoint,
+    /// A replica that lost entries votes as if it had them (trap T14).
+    VoteInAmnesia,
+    /// A rebuilt replica counts as whole before it has all that it acknowledged (trap T20).
+    WholeTooEarly,
+    /// Acknowledgements out of an earlier life of a log count in the later one.
+    OldLifeCounts,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 20] = [
         Self::VoteTwice,
         Self::VoteBeforeDurable,
         Self::VoteForStaleLog,
@@ -61,5 +67,8 @@ impl Bug {
         Self::ReuseRound,
         Self::ChangeBeforeCommit,
         Self::NoJoint,
+        Self::VoteInAmnesia,
+        Self::WholeTooEarly,
+        Self::OldLifeCounts,
     ];
 }

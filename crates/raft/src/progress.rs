@@ -46,17 +46,16 @@ pub struct Progress {
     pub probe_at: Time,
     /// False when the node layer says that its node is gone.
     pub alive: bool,
-    /// It lost its log, and with it what it acknowledged up to here at most: only a snapshot that
-    /// covers that makes it whole again (trap T14).
-    pub rebuild_to: Option<LogIndex>,
+    /// The life of its log that acknowledges; what earlier ones did counts no more.
+    pub life: u64,
+    /// It forgot what it acknowledged up to here, and is whole when it has that again.
+    pub owed: Option<LogIndex>,
     /// It holds no data; known also while the entry that leaves it out is being appended.
     pub is_witness: bool,
     /// Its log is whole and its state is not, whatever `state` says.
     pub is_stateless: bool,
     /// A snapshot was asked for its sake and was not reported on yet.
     pub(crate) snapshot_asked: bool,
-    /// It needs a snapshot, and the leader has not yet applied enough for one.
-    pub(crate) snapshot_due: bool,
 }
 
 impl Progress {
@@ -73,11 +72,11 @@ impl Progress {
             window: Window::default(),
             probe_at: now,
             alive: true,
-            rebuild_to: None,
+            life: 0,
+            owed: None,
             is_witness: false,
             is_stateless: false,
             snapshot_asked: false,
-            snapshot_due: false,
         }
     }
 
@@ -85,8 +84,20 @@ impl Progress {
     pub(crate) fn probe(&mut self, next: LogIndex) {
         self.next = next.max(self.matched.next());
         self.state = SendState::Probe { waiting: false };
-        self.snapshot_due = false;
         self.window.clear();
+    }
+
+    /// It speaks of a life of its log; one that is news begins with nothing. `last` ends the leader's
+    /// log.
+    pub(crate) fn meet_life(&mut self, life: u64, last: LogIndex) {
+        if life > self.life {
+            self.life = life;
+            self.owed = None;
+            if self.matched > LogIndex::ZERO {
+                self.matched = LogIndex::ZERO;
+                self.probe(last.next());
+            }
+        }
     }
 
     /// It no longer says that it has no state.
@@ -103,6 +114,7 @@ impl Progress {
             self.matched = matched;
             self.next = self.next.max(matched.next());
         }
+        self.owed = self.owed.filter(|to| *to > self.matched);
         news
     }
 

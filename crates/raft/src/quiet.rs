@@ -49,7 +49,7 @@ impl RaftCore {
             .progress
             .iter()
             .all(|(_, p)| !p.alive || (p.matched == last && p.commit_sent == last))
-            && !self.progress.iter().any(|(_, p)| p.is_stateless);
+            && !self.progress.iter().any(|(_, p)| p.is_stateless || p.owed.is_some());
         let enough_alive = quorum::replicates(self.membership(), |node| {
             node == self.config.id
                 || self.follower(node).is_some_and(|at| self.progress[at].1.alive)
@@ -101,6 +101,7 @@ impl RaftCore {
             || self.verified.max(self.commit) < commit
             || !self.has_state()
             || self.down.contains(&from)
+            || self.is_amnesic()
         {
             atoll_base::reached!("a follower that is behind refused to go quiet");
             return self.send(t, from, Body::Wake);

@@ -10,6 +10,26 @@ use atoll_base::{LogIndex, NodeId};
 
 use crate::membership::{Membership, QuorumRule, Role, VOTERS_MAX};
 
+/// A voter's answer to a candidate.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Ballot {
+    /// No.
+    Refused,
+    /// Yes, and the candidate's log is at least as current as all that this voter acknowledged.
+    Granted,
+    /// Yes, from a voter that has forgotten a part of what it acknowledged (`amnesia`): it keeps
+    /// others from winning the term, and says nothing about the candidate's log.
+    Amnesic,
+}
+
+impl Ballot {
+    /// True for both kinds of yes.
+    #[must_use]
+    pub fn is_yes(self) -> bool {
+        self != Self::Refused
+    }
+}
+
 /// How an election stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Tally {
@@ -76,25 +96,30 @@ pub fn replicates(m: &Membership, of: impl Fn(NodeId) -> bool) -> bool {
     })
 }
 
-/// How an election stands, given who granted, who refused and who said nothing (`None`).
+/// How an election stands, given each voter's ballot (`None` while it said nothing).
+///
+/// In each half an election quorum must say yes, and so many of them with their memory whole that
+/// one of those is in every replication quorum: more than `voters - replication`. With no amnesia
+/// the first implies the second, since the two quorums intersect.
 #[must_use]
-pub fn tally(m: &Membership, of: impl Fn(NodeId) -> Option<bool>) -> Tally {
+pub fn tally(m: &Membership, of: impl Fn(NodeId) -> Option<Ballot>) -> Tally {
     let mut result = Tally::Won;
     for (half, rule) in halves(m) {
-        let (mut count, mut yes, mut no) = (0, 0, 0);
+        let (mut count, mut yes, mut amnesic, mut no) = (0, 0, 0, 0);
         for node in voters(half) {
             count += 1;
             match of(node) {
-                Some(true) => yes += 1,
-                Some(false) => no += 1,
+                Some(Ballot::Granted) => yes += 1,
+                Some(Ballot::Amnesic) => amnesic += 1,
+                Some(Ballot::Refused) => no += 1,
                 None => {}
             }
         }
-        let needed = rule.election(count);
-        if count == 0 || count - no < needed {
+        let (needed, copies) = (rule.election(count), rule.replication(count));
+        if count == 0 || count - no < needed || count - no - amnesic + copies <= count {
             return Tally::Lost;
         }
-        if yes < needed {
+        if yes + amnesic < needed || yes + copies <= count {
             result = Tally::Pending;
         }
     }

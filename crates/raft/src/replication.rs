@@ -13,7 +13,7 @@ use crate::config::planted;
 use crate::core::{CoreRole, RaftCore, Turn};
 use crate::membership::{Membership, Role};
 use crate::message::Body;
-use crate::output::ProposalOutcome;
+use crate::output::{Amnesia, ProposalOutcome};
 use crate::progress::{Progress, SendState};
 use crate::quorum;
 use crate::reader::ReadError;
@@ -119,7 +119,7 @@ impl RaftCore {
                 }
                 Err(ReadError::Damaged { .. }) => {
                     atoll_base::reached!("a leader met damage in its own log");
-                    self.become_damaged(t);
+                    self.become_damaged(t, Amnesia::Entries);
                     return false;
                 }
             }
@@ -179,20 +179,24 @@ impl RaftCore {
         }
     }
 
-    pub(crate) fn on_append_reply(&mut self, t: &mut Turn<'_>, from: NodeId, matched: LogIndex) {
+    pub(crate) fn on_append_reply(
+        &mut self,
+        t: &mut Turn<'_>,
+        from: NodeId,
+        matched: LogIndex,
+        life: u64,
+    ) {
         let Some(at) = self.follower(from) else { return };
-        if matched > self.log.last() {
+        let last = self.log.last();
+        let old = life < self.progress[at].1.life && !planted!(self.config, OldLifeCounts);
+        if matched > last || old {
             return;
         }
         let interval = self.config.heartbeat_interval;
         let first = self.log.first();
         let progress = &mut self.progress[at].1;
         progress.heard_at = t.now;
-        // Who lost its log acknowledges nothing before it is rebuilt, but for messages under way;
-        // should this be one, it asks again at the next heartbeat.
-        if !progress.snapshot_due {
-            progress.rebuild_to = None;
-        }
+        progress.meet_life(life, last);
         let news = progress.advance(matched);
         let resumes = match progress.state {
             SendState::Probe { .. } => matched.next() >= progress.next,
@@ -204,7 +208,6 @@ impl RaftCore {
                 atoll_base::reached!("a follower in the snapshot state met the log again");
             }
             progress.state = SendState::Replicate;
-            progress.snapshot_due = false;
             progress.next = progress.matched.next();
             progress.window.clear();
         }
@@ -353,12 +356,6 @@ impl RaftCore {
         progress.round = progress.round.max(round);
         if progress.is_stateless {
             progress.has_state_again();
-        }
-        if progress.snapshot_due {
-            // Damaged replicas don't answer so: it was started again and found whole.
-            progress.rebuild_to = None;
-            progress.probe(progress.matched.next());
-            progress.probe_at = t.now;
         }
         // Unanswered for a whole interval: the append, or its answer, was lost.
         if t.now >= progress.probe_at {

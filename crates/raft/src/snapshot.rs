@@ -8,8 +8,8 @@
 //! While a snapshot is installed the old state is gone and the new one is not there: the replica
 //! follows and votes, since its log is whole, but can't lead. If the install is cut off it stays so
 //! and asks for another one; whatever that ends at, its log goes on from there if it reaches so
-//! far, so nothing that it acknowledged is given up. A replica whose *log* was found damaged is
-//! silent until a snapshot covers all that it may have acknowledged.
+//! far, so nothing that it acknowledged is given up. What happens when entries are gone that it
+//! acknowledged is told in `amnesia`.
 
 use atoll_base::{LogIndex, NodeId, Term};
 
@@ -35,33 +35,15 @@ impl RaftCore {
         let progress = &mut self.progress[at].1;
         progress.state = SendState::Snapshot;
         progress.window.clear();
-        progress.snapshot_due = true;
-        self.offer_due_snapshots(t);
-    }
-
-    /// Asks the owner for the snapshots that can be taken now: one that rebuilds a lost log must
-    /// cover all that was acknowledged out of it.
-    pub(crate) fn offer_due_snapshots(&mut self, t: &mut Turn<'_>) {
-        for (node, progress) in &mut self.progress {
-            let enough = progress.rebuild_to.is_none_or(|to| self.applied >= to);
-            if progress.snapshot_due && enough {
-                progress.snapshot_due = false;
-                t.out.snapshots_wanted.push(*node);
-            }
-        }
+        t.out.snapshots_wanted.push(self.progress[at].0);
     }
 
     /// The leader's announcement of a snapshot that ends at `index` (at or below the applied index,
     /// and not below the log's start), to send once its chunks can be fetched. `None` when this
-    /// core doesn't lead or doesn't know the index, or when that rebuilds too little of a follower
-    /// that lost its log.
+    /// core doesn't lead or doesn't know the index.
     #[must_use]
     pub fn snapshot_message(&self, to: NodeId, index: LogIndex) -> Option<Message> {
         if self.role != CoreRole::Leader || index > self.applied {
-            return None;
-        }
-        let floor = self.follower(to).and_then(|at| self.progress[at].1.rebuild_to);
-        if floor.is_some_and(|floor| index < floor) {
             return None;
         }
         let term = self.log.term(index)?;
@@ -94,14 +76,12 @@ impl RaftCore {
     /// True when an offered snapshot is still worth installing; ask before replacing any state.
     #[must_use]
     pub fn accepts_snapshot(&self, index: LogIndex, term: Term) -> bool {
-        match (self.damaged, self.state) {
-            // It must cover all that this replica may have acknowledged. The leader sees to that;
-            // this is against offers that are older than the damage. What is left of the log may
-            // end in entries that no leader of the snapshot's term ever had: those don't count.
-            (Some(end), _) => (term, index) >= (self.log.last_term(), end),
+        match (self.log_is_lost, self.state) {
+            // What it ends before comes by appends, and until then there is amnesia.
+            (true, _) => true,
             // The whole log goes on from the state, or ends before it.
-            (None, StateHeld::Lost) => self.holds(index, term) || index > self.commit,
-            (None, _) => index > self.commit && !self.holds(index, term),
+            (_, StateHeld::Lost) => self.holds(index, term) || index > self.commit,
+            _ => index > self.commit && !self.holds(index, term),
         }
     }
 
@@ -110,7 +90,7 @@ impl RaftCore {
     /// entries after it must stay.
     #[must_use]
     pub fn snapshot_replaces_log(&self, index: LogIndex, term: Term) -> bool {
-        let goes_on = self.damaged.is_none() && self.holds(index, term);
+        let goes_on = !self.log_is_lost && self.holds(index, term);
         self.accepts_snapshot(index, term) && !goes_on
     }
 
@@ -158,12 +138,17 @@ impl RaftCore {
             self.commit_to(index);
             self.verified = self.verified.max(index);
         }
-        self.damaged = None;
+        self.log_is_lost = false;
         self.state = StateHeld::Whole;
         self.handed = index;
         self.applied = index;
-        if let Some(leader) = self.leader {
-            self.send_after(t, leader, Body::SnapshotReply { index, installed: true });
+        match self.leader {
+            Some(leader) if index > LogIndex::ZERO => {
+                let (installed, life) = (true, self.life);
+                self.send_after(t, leader, Body::SnapshotReply { index, installed, life });
+            }
+            Some(leader) => self.acknowledge(t, leader),
+            None => {}
         }
     }
 
@@ -212,17 +197,17 @@ impl RaftCore {
         &mut self,
         t: &mut Turn<'_>,
         from: NodeId,
-        index: LogIndex,
-        installed: bool,
+        (index, installed): (LogIndex, bool),
+        life: u64,
     ) {
         if index == LogIndex::ZERO {
-            return self.on_rebuild_asked(t, from, installed);
+            return self.on_state_lost(t, from);
         }
         if installed {
             if let Some(at) = self.follower(from) {
                 self.progress[at].1.has_state_again();
             }
-            self.on_append_reply(t, from, index);
+            self.on_append_reply(t, from, index, life);
             // The log may have been cut beyond it meanwhile: then it takes another one. A late copy
             // of the reply names an index that is not the newest, and changes nothing.
             if let Some(at) = self.follower(from)
@@ -244,43 +229,15 @@ impl RaftCore {
         }
     }
 
-    /// A follower has no state, and perhaps no log that can be trusted.
-    fn on_rebuild_asked(&mut self, t: &mut Turn<'_>, from: NodeId, log_is_whole: bool) {
+    /// A follower has no state. Its log is whole: what it acknowledged stands, and appends flow on.
+    fn on_state_lost(&mut self, t: &mut Turn<'_>, from: NodeId) {
         let Some(at) = self.follower(from) else { return };
-        let last = self.log.last();
         let progress = &mut self.progress[at].1;
         progress.heard_at = t.now;
-        let asked = progress.state == SendState::Snapshot || progress.snapshot_asked;
-        if log_is_whole {
-            // What it acknowledged stands, and appends flow on.
-            progress.is_stateless = true;
-            if !asked {
-                progress.snapshot_asked = true;
-                t.out.snapshots_wanted.push(from);
-            }
-            return;
-        }
-        // It no longer has what it acknowledged, and says so (trap T14): a leader's log holds all
-        // that can have been committed with its help, or will be by an answer under way. Rebuilt to
-        // less, it could elect somebody who lacks the rest. So the others must commit that much
-        // first; where they can't, more copies are impaired than the group survives.
-        atoll_base::reached!("a follower said that it lost its data");
-        progress.matched = LogIndex::ZERO;
-        progress.has_state_again();
-        progress.rebuild_to.get_or_insert(last);
-        // One that refused an offer says so at once, and again with each heartbeat: so it gets one
-        // offer a heartbeat.
-        let waits = progress.state == SendState::Probe { waiting: true };
-        if progress.state != SendState::Snapshot && (!waits || t.now >= progress.probe_at) {
-            self.want_snapshot(t, at);
-        }
-    }
-
-    /// Damage is met: from here on this replica neither votes nor leads (trap T14).
-    pub(crate) fn become_damaged(&mut self, t: &mut Turn<'_>) {
-        if self.damaged.is_none() {
-            self.damaged = Some(self.log.last());
-            self.become_follower(t, self.term, None);
+        progress.is_stateless = true;
+        if progress.state != SendState::Snapshot && !progress.snapshot_asked {
+            progress.snapshot_asked = true;
+            t.out.snapshots_wanted.push(from);
         }
     }
 
@@ -290,40 +247,6 @@ impl RaftCore {
         if self.state != StateHeld::Lost {
             self.state = StateHeld::Lost;
             self.become_follower(t, self.term, None);
-        }
-    }
-
-    /// Asks `leader` for a snapshot if there is no state: instead of an answer to a heartbeat, with
-    /// every one, as long as it takes. True when it did.
-    pub(crate) fn ask_for_state(&self, t: &mut Turn<'_>, leader: NodeId) -> bool {
-        let lost = self.state == StateHeld::Lost;
-        if lost {
-            let (index, installed) = (LogIndex::ZERO, true);
-            self.send(t, leader, Body::SnapshotReply { index, installed });
-        }
-        lost
-    }
-
-    /// A damaged replica follows, so that it can be rebuilt, and does nothing else.
-    pub(crate) fn on_message_damaged(&mut self, t: &mut Turn<'_>, from: NodeId, body: Body) {
-        let from_leader = matches!(
-            body,
-            Body::Append { .. }
-                | Body::Heartbeat { .. }
-                | Body::Quiet { .. }
-                | Body::Snapshot { .. }
-        );
-        if !from_leader || !self.hear_leader(t, from) {
-            return;
-        }
-        match body {
-            Body::Snapshot { index, term, membership } if self.accepts_snapshot(index, term) => {
-                t.out.snapshot_offered = Some((from, index, term, membership));
-            }
-            _ => {
-                let (index, installed) = (LogIndex::ZERO, false);
-                self.send(t, from, Body::SnapshotReply { index, installed });
-            }
         }
     }
 }

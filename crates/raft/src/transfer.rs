@@ -85,6 +85,7 @@ impl RaftCore {
             membership.members.get(node) == Some(&Role::Voter)
                 && membership.priority(*node) > mine
                 && p.state == SendState::Replicate
+                && p.owed.is_none()
                 && p.matched >= self.commit
                 && t.now < p.heard_at.after(recent)
         });

@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use atoll_base::{Entry, EntryKind, LogIndex, NodeId, Term, Time};
 use atoll_raft::{
-    Body, CoreRole, Input, Membership, Message, ProposalOutcome, ReadContext, Role, SendState,
+    Ballot, Body, CoreRole, Input, Membership, Message, ProposalOutcome, ReadContext, Role,
+    SendState,
 };
 use bytes::Bytes;
 use world::{Disks, World, config, n};
@@ -62,11 +63,11 @@ fn vote(last: (u64, u64)) -> Body {
 }
 
 fn has(matched: u64) -> Body {
-    Body::AppendReply { matched: LogIndex(matched) }
+    Body::AppendReply { matched: LogIndex(matched), life: 0 }
 }
 
 fn granted(bodies: &[Body]) -> bool {
-    bodies.iter().any(|b| matches!(b, Body::VoteReply { granted: true }))
+    bodies.iter().any(|b| matches!(b, Body::VoteReply { ballot: Ballot::Granted }))
 }
 
 /// Appends that are in flight to `to`: the entry before, and how many entries.
@@ -223,7 +224,7 @@ fn figure_2_all_committed_entries_are_applied_in_order_once() {
 #[test]
 fn figure_2_all_a_later_term_makes_a_follower() {
     let mut w = led(&[1, 2, 3]);
-    say(&mut w, 2, 9, Body::VoteReply { granted: false });
+    say(&mut w, 2, 9, Body::VoteReply { ballot: Ballot::Refused });
     assert_eq!((w.core(n(1)).role(), w.core(n(1)).term()), (CoreRole::Follower, Term(9)));
     assert_eq!(w.core(n(1)).vote(), None, "the vote was of another term");
 }
@@ -264,8 +265,12 @@ fn figure_2_candidate_begins_a_term_votes_for_itself_and_asks_all() {
     let due = w.core(n(1)).next_deadline().expect("a timer");
     w.now = due;
     w.step(n(1), Input::Tick);
-    let promise =
-        Message { from: n(2), to: n(1), term: Term(1), body: Body::PreVoteReply { granted: true } };
+    let promise = Message {
+        from: n(2),
+        to: n(1),
+        term: Term(1),
+        body: Body::PreVoteReply { ballot: Ballot::Granted },
+    };
     w.net.clear();
     w.step(n(1), Input::Message(promise));
     let core = w.core(n(1));
@@ -281,11 +286,11 @@ fn figure_2_candidate_begins_a_term_votes_for_itself_and_asks_all() {
 fn figure_2_candidate_leads_with_a_majority_and_not_before() {
     let mut w = group(&[1, 2, 3, 4, 5]);
     candidate(&mut w);
-    say(&mut w, 2, 1, Body::VoteReply { granted: true });
+    say(&mut w, 2, 1, Body::VoteReply { ballot: Ballot::Granted });
     assert_eq!(w.core(n(1)).role(), CoreRole::Candidate, "two of five");
-    say(&mut w, 2, 1, Body::VoteReply { granted: true });
+    say(&mut w, 2, 1, Body::VoteReply { ballot: Ballot::Granted });
     assert_eq!(w.core(n(1)).role(), CoreRole::Candidate, "the same vote counts once");
-    say(&mut w, 3, 1, Body::VoteReply { granted: true });
+    say(&mut w, 3, 1, Body::VoteReply { ballot: Ballot::Granted });
     assert_eq!(w.core(n(1)).role(), CoreRole::Leader);
 }
 
@@ -295,7 +300,7 @@ fn candidate(w: &mut World) {
     w.now = due;
     w.step(n(1), Input::Tick);
     for from in [2, 3] {
-        say(w, from, 1, Body::PreVoteReply { granted: true });
+        say(w, from, 1, Body::PreVoteReply { ballot: Ballot::Granted });
     }
     assert_eq!(w.core(n(1)).role(), CoreRole::Candidate);
 }
@@ -317,7 +322,7 @@ fn figure_2_candidate_starts_again_when_nobody_wins() {
     w.now = due;
     w.step(n(1), Input::Tick);
     for from in [2, 3] {
-        say(&mut w, from, 2, Body::PreVoteReply { granted: true });
+        say(&mut w, from, 2, Body::PreVoteReply { ballot: Ballot::Granted });
     }
     assert_eq!((w.core(n(1)).role(), w.core(n(1)).term()), (CoreRole::Candidate, Term(2)));
 }
@@ -326,7 +331,7 @@ fn figure_2_candidate_starts_again_when_nobody_wins() {
 fn figure_2_leader_speaks_at_once_and_in_idle_times() {
     let mut w = group(&[1, 2, 3]);
     candidate(&mut w);
-    let (now, _) = say(&mut w, 2, 1, Body::VoteReply { granted: true });
+    let (now, _) = say(&mut w, 2, 1, Body::VoteReply { ballot: Ballot::Granted });
     assert_eq!(now.len(), 2, "an append each, at once: {now:?}");
     w.settle();
     let due = w.core(n(1)).next_deadline().expect("a timer");
@@ -585,7 +590,7 @@ fn thesis_6_4_a_read_waits_for_a_round_of_heartbeats_that_began_after_it() {
 fn thesis_6_4_a_read_waits_for_the_terms_first_commit() {
     let mut w = group(&[1, 2, 3]);
     candidate(&mut w);
-    say(&mut w, 2, 1, Body::VoteReply { granted: true });
+    say(&mut w, 2, 1, Body::VoteReply { ballot: Ballot::Granted });
     w.read(n(1), 7);
     say(&mut w, 2, 1, Body::HeartbeatReply { round: 99 });
     assert!(w.served.is_empty(), "nothing is committed in its term (R2)");
@@ -614,11 +619,11 @@ fn thesis_9_6_a_pre_vote_changes_nobodys_term() {
     let mut w = led(&[1, 2, 3]);
     let body = Body::PreVote { last_index: LogIndex(9), last_term: Term(9) };
     let (now, _) = say(&mut w, 3, 10, body.clone());
-    assert_eq!(now, [Body::PreVoteReply { granted: false }], "a leader is there");
+    assert_eq!(now, [Body::PreVoteReply { ballot: Ballot::Refused }], "a leader is there");
     assert_eq!(w.core(n(1)).term(), Term(1));
     let mut w = group(&[1, 2, 3]);
     let (now, _) = say(&mut w, 3, 10, body);
-    assert_eq!(now, [Body::PreVoteReply { granted: true }]);
+    assert_eq!(now, [Body::PreVoteReply { ballot: Ballot::Granted }]);
     assert_eq!((w.core(n(1)).term(), w.core(n(1)).vote()), (Term(0), None));
 }
 

@@ -8,7 +8,7 @@ mod world;
 use std::collections::BTreeMap;
 
 use atoll_base::{Entry, EntryKind, LogIndex, NodeId, Rng, Term};
-use atoll_raft::quorum::{Tally, reached, replicates, tally};
+use atoll_raft::quorum::{Ballot, Tally, reached, replicates, tally};
 use atoll_raft::tail::LogView;
 use atoll_raft::{LogReader, Membership, QuorumRule, Role};
 use world::mem_log::MemLog;
@@ -83,25 +83,29 @@ fn quorums_agree_with_brute_force() {
         let expected = (0..5).map(LogIndex).filter(|i| is_reached(*i)).max().unwrap();
         assert_eq!(reached(&m, of), expected, "{m:?} {index:?}");
 
-        let answers = [None, Some(true), Some(false)];
-        let votes: Vec<_> = (0..8).map(|_| answers[rng.below(3) as usize]).collect();
+        let (granted, amnesic) = (Some(Ballot::Granted), Some(Ballot::Amnesic));
+        let answers = [None, granted, granted, Some(Ballot::Refused), amnesic];
+        let votes: Vec<_> = (0..8).map(|_| answers[rng.below(5) as usize]).collect();
         let vote = |node: NodeId| votes[node.0 as usize];
-        let could = |fits: &dyn Fn(NodeId) -> bool| {
+        // Some electing set says yes, and no committing set is without one that remembers.
+        let could = |vote: &dyn Fn(NodeId) -> Option<Ballot>| {
             halves.iter().all(|h| {
-                let sets = h.subsets(h.rule.election(h.voters.len()));
-                sets.iter().any(|s| s.iter().all(|n| fits(*n)))
+                let elects = h.subsets(h.rule.election(h.voters.len()));
+                let commits = h.subsets(h.rule.replication(h.voters.len()));
+                elects.iter().any(|s| s.iter().all(|n| vote(*n).is_some_and(Ballot::is_yes)))
+                    && commits.iter().all(|s| s.iter().any(|n| vote(*n) == granted))
             })
         };
-        let expected = if could(&|n| vote(n) == Some(true)) {
+        let expected = if could(&vote) {
             Tally::Won
-        } else if could(&|n| vote(n) != Some(false)) {
+        } else if could(&|n| vote(n).or(granted)) {
             Tally::Pending
         } else {
             Tally::Lost
         };
         assert_eq!(tally(&m, vote), expected, "{m:?} {votes:?}");
 
-        let yes = |node: NodeId| vote(node) == Some(true);
+        let yes = |node: NodeId| vote(node) == granted;
         let expected = halves.iter().all(|h| {
             let sets = h.subsets(h.rule.replication(h.voters.len()));
             sets.iter().any(|s| s.iter().all(|n| yes(*n)))

@@ -29,6 +29,6 @@ pub use engine::{
     ReadView, Tree, WriteBatch,
 };
 pub use log::{
-    Location, LogBatch, LogError, LogHardState, LogOptions, LogReaderHandle, LogRecord, LogWriter,
-    Recovered, RecoveredShard, ShardLog, StartReason, WrittenAt, WrittenEntry,
+    Location, LogAmnesia, LogBatch, LogError, LogHardState, LogOptions, LogReaderHandle, LogRecord,
+    LogWriter, Recovered, RecoveredShard, ShardLog, StartReason, WrittenAt, WrittenEntry,
 };

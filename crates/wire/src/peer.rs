@@ -5,7 +5,7 @@
 //! membership is a [`WireError`], never a panic.
 
 use atoll_base::{Entry, EntryKind, Epoch, LogIndex, NodeId, ShardId, Term};
-use atoll_raft::{Body, Membership, Message};
+use atoll_raft::{Ballot, Body, Membership, Message};
 use atoll_replica::{ChunkEnd, PeerBody, PeerMessage};
 
 use crate::peer_v1 as pb;
@@ -60,6 +60,8 @@ mod kind {
     pub(super) const SNAPSHOT_REPLY: u32 = 14;
     pub(super) const WAKE: u32 = 15;
     pub(super) const QUIET: u32 = 16;
+    pub(super) const AMNESIA: u32 = 17;
+    pub(super) const OWED: u32 = 18;
 }
 
 /// The wire form of a peer message.
@@ -141,20 +143,26 @@ fn encode_raft(message: Message) -> pb::RaftMessage {
             wire.kind = kind::PRE_VOTE;
             (wire.index, wire.log_term) = (last_index.0, last_term.0);
         }
-        Body::PreVoteReply { granted } => {
-            (wire.kind, wire.flag) = (kind::PRE_VOTE_REPLY, granted);
+        Body::PreVoteReply { ballot } => {
+            wire.kind = kind::PRE_VOTE_REPLY;
+            (wire.flag, wire.context) = encode_ballot(ballot);
         }
         Body::Vote { last_index, last_term, transfer } => {
             (wire.kind, wire.flag) = (kind::VOTE, transfer);
             (wire.index, wire.log_term) = (last_index.0, last_term.0);
         }
-        Body::VoteReply { granted } => (wire.kind, wire.flag) = (kind::VOTE_REPLY, granted),
+        Body::VoteReply { ballot } => {
+            wire.kind = kind::VOTE_REPLY;
+            (wire.flag, wire.context) = encode_ballot(ballot);
+        }
         Body::Append { prev_index, prev_term, commit, entries } => {
             wire.kind = kind::APPEND;
             (wire.index, wire.log_term, wire.commit) = (prev_index.0, prev_term.0, commit.0);
             wire.entries = entries.into_iter().map(encode_entry).collect();
         }
-        Body::AppendReply { matched } => (wire.kind, wire.index) = (kind::APPEND_REPLY, matched.0),
+        Body::AppendReply { matched, life } => {
+            (wire.kind, wire.index, wire.life) = (kind::APPEND_REPLY, matched.0, life);
+        }
         Body::AppendReject { prev_index, conflict_index, conflict_term } => {
             (wire.kind, wire.index) = (kind::APPEND_REJECT, prev_index.0);
             (wire.hint_index, wire.hint_term) = (conflict_index.0, conflict_term.0);
@@ -175,9 +183,14 @@ fn encode_raft(message: Message) -> pb::RaftMessage {
             (wire.kind, wire.index, wire.log_term) = (kind::SNAPSHOT, index.0, term.0);
             wire.membership = membership.encode();
         }
-        Body::SnapshotReply { index, installed } => {
+        Body::SnapshotReply { index, installed, life } => {
             (wire.kind, wire.index, wire.flag) = (kind::SNAPSHOT_REPLY, index.0, installed);
+            wire.life = life;
         }
+        Body::Amnesia { life, log_is_lost } => {
+            (wire.kind, wire.life, wire.flag) = (kind::AMNESIA, life, log_is_lost);
+        }
+        Body::Owed { life, to } => (wire.kind, wire.life, wire.index) = (kind::OWED, life, to.0),
         Body::Wake => wire.kind = kind::WAKE,
         Body::Quiet { commit } => (wire.kind, wire.commit) = (kind::QUIET, commit.0),
     }
@@ -188,16 +201,16 @@ fn decode_raft(shard: ShardId, wire: pb::RaftMessage) -> Result<Message, WireErr
     let (index, log_term) = (LogIndex(wire.index), Term(wire.log_term));
     let body = match wire.kind {
         kind::PRE_VOTE => Body::PreVote { last_index: index, last_term: log_term },
-        kind::PRE_VOTE_REPLY => Body::PreVoteReply { granted: wire.flag },
+        kind::PRE_VOTE_REPLY => Body::PreVoteReply { ballot: decode_ballot(&wire) },
         kind::VOTE => Body::Vote { last_index: index, last_term: log_term, transfer: wire.flag },
-        kind::VOTE_REPLY => Body::VoteReply { granted: wire.flag },
+        kind::VOTE_REPLY => Body::VoteReply { ballot: decode_ballot(&wire) },
         kind::APPEND => Body::Append {
             prev_index: index,
             prev_term: log_term,
             commit: LogIndex(wire.commit),
             entries: decode_entries(shard, wire.entries)?,
         },
-        kind::APPEND_REPLY => Body::AppendReply { matched: index },
+        kind::APPEND_REPLY => Body::AppendReply { matched: index, life: wire.life },
         kind::APPEND_REJECT => Body::AppendReject {
             prev_index: index,
             conflict_index: LogIndex(wire.hint_index),
@@ -216,12 +229,29 @@ fn decode_raft(shard: ShardId, wire: pb::RaftMessage) -> Result<Message, WireErr
             membership: Membership::decode(&wire.membership)
                 .map_err(|e| WireError::Membership { shard, reason: e.to_string() })?,
         },
-        kind::SNAPSHOT_REPLY => Body::SnapshotReply { index, installed: wire.flag },
+        kind::SNAPSHOT_REPLY => {
+            Body::SnapshotReply { index, installed: wire.flag, life: wire.life }
+        }
+        kind::AMNESIA => Body::Amnesia { life: wire.life, log_is_lost: wire.flag },
+        kind::OWED => Body::Owed { life: wire.life, to: index },
         kind::WAKE => Body::Wake,
         kind::QUIET => Body::Quiet { commit: LogIndex(wire.commit) },
         number => return Err(WireError::UnknownKind { shard, what: "raft message kind", number }),
     };
     Ok(Message { from: NodeId(wire.from), to: NodeId(wire.to), term: Term(wire.term), body })
+}
+
+/// Flag and context. A build that knows nothing of amnesia takes such a ballot for a refusal.
+fn encode_ballot(ballot: Ballot) -> (bool, u64) {
+    (ballot == Ballot::Granted, u64::from(ballot == Ballot::Amnesic))
+}
+
+fn decode_ballot(wire: &pb::RaftMessage) -> Ballot {
+    match (wire.flag, wire.context) {
+        (true, _) => Ballot::Granted,
+        (false, 0) => Ballot::Refused,
+        (false, _) => Ballot::Amnesic,
+    }
 }
 
 fn encode_entry(entry: Entry) -> pb::Entry {

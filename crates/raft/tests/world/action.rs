@@ -8,9 +8,9 @@ use std::fmt;
 use std::time::Duration;
 
 use atoll_base::NodeId;
-use atoll_raft::{Input, Membership};
+use atoll_raft::{Amnesia, Input, Membership};
 
-use super::{Health, World, script};
+use super::{World, script};
 
 /// See the module. Messages are named by sender, addressee and place among those in flight between
 /// the two.
@@ -82,9 +82,9 @@ impl Action {
                 }
             }
             Self::LoseLog { node, count } => {
-                if w.replicas.contains_key(node) && !w.is_up(*node) && may_lose_log(w, *node) {
+                let is_down = w.replicas.contains_key(node) && !w.is_up(*node);
+                if is_down && (!w.careful || w.survives(Some(*node), None)) {
                     w.lose_log(*node, *count);
-                    w.reach("log lost");
                 }
             }
             _ => self.run_on_one(w),
@@ -113,15 +113,15 @@ impl Action {
             Self::Crash { survive, .. } => w.crash(node, *survive),
             Self::Compact { keep, .. } => w.compact(node, *keep),
             Self::Transfer { to, .. } => w.step(node, Input::Transfer(*to)),
-            // A half whose voters are silent elects nobody: members change when all are whole.
-            Self::Change { .. } if w.replicas.values().any(|r| r.health != Health::Whole) => {}
+            Self::Change { members, .. } if w.careful && !w.survives(None, Some(members)) => {}
+            Self::Damaged { .. } if w.careful && !w.survives(Some(node), None) => {}
             Self::Change { members, .. } => {
                 w.step(node, Input::ChangeMembership((**members).clone()));
             }
             Self::Live { of, alive, .. } => {
                 w.step(node, Input::PeerLiveness { node: *of, alive: *alive });
             }
-            Self::Damaged { .. } => w.step(node, Input::Damaged),
+            Self::Damaged { .. } => w.step(node, Input::Damaged(Amnesia::Entries)),
             _ => unreachable!("run before"),
         }
     }
@@ -251,22 +251,4 @@ fn hear(w: &mut World, node: NodeId, nth: usize) {
         let notice = notices.remove(nth);
         w.step(node, notice);
     }
-}
-
-/// A disk that may lose its log without the group losing anything: the others are whole, run, agree
-/// on the members, and are a quorum for everything.
-pub fn may_lose_log(w: &World, node: NodeId) -> bool {
-    let mut others = w.replicas.iter().filter(|(n, _)| **n != node);
-    let others_whole = others.all(|(_, r)| r.core.is_some() && r.health != Health::LogLost);
-    let Some(leader) = w.leader() else { return false };
-    let settled = w.core(leader).membership();
-    let agreed = w.up().iter().all(|n| {
-        let m = w.core(*n).membership();
-        m == settled || m.members.is_empty()
-    });
-    let voters = settled.members.values().filter(|r| **r == atoll_raft::Role::Voter).count();
-    let plain = settled.members.values().all(|r| *r != atoll_raft::Role::Witness)
-        && settled.quorum == atoll_raft::QuorumRule::Majority
-        && !settled.is_joint();
-    others_whole && agreed && plain && voters >= 3
 }

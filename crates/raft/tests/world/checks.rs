@@ -18,6 +18,19 @@ pub fn digest(state: u64, entry: &Entry) -> u64 {
     hash
 }
 
+/// A start of a replica, a life of its log, and whether that has begun: a rebuild starts over.
+type Life = (u64, u64, bool);
+
+/// See [`Checks`].
+#[derive(Default)]
+struct Acked {
+    terms: BTreeMap<LogIndex, Term>,
+    /// Start, term and index of the last one.
+    last: (u64, Term, LogIndex),
+    /// It has lost its log since it was last whole.
+    is_amnesic: bool,
+}
+
 /// What was seen so far, by any replica.
 #[derive(Default)]
 pub struct Checks {
@@ -31,13 +44,30 @@ pub struct Checks {
     states: BTreeMap<LogIndex, u64>,
     /// Votes that left: (voter, term) -> candidate.
     votes: BTreeMap<(NodeId, Term), NodeId>,
-    /// Commit, term and life of each core at its last step.
-    seen: BTreeMap<NodeId, (u64, LogIndex, Term)>,
+    /// Life, commit and term of each core at its last step.
+    seen: BTreeMap<NodeId, (Life, LogIndex, Term)>,
+    /// What each replica acknowledged: entries, and where the last acknowledgement ended.
+    acked: BTreeMap<NodeId, Acked>,
     /// Reads under way: what was committed when they came.
     reads: BTreeMap<ReadContext, (NodeId, LogIndex)>,
     pub reads_served: u64,
     /// They hold no data.
     pub witnesses: BTreeSet<NodeId>,
+}
+
+impl Acked {
+    fn add(&mut self, replica: &Replica, term: Term, matched: LogIndex) {
+        let (lives, last_term, last) = self.last;
+        let goes_on = (lives, last_term) == (replica.lives, term);
+        let mut at = if goes_on { last.next() } else { replica.disk.first_index() };
+        while at <= matched {
+            if let Ok(term) = replica.disk.term(at) {
+                self.terms.insert(at, term);
+            }
+            at = at.next();
+        }
+        self.last = (replica.lives, term, if goes_on { matched.max(last) } else { matched });
+    }
 }
 
 impl Checks {
@@ -69,16 +99,19 @@ impl Checks {
         let replica = &replicas[&node];
         let Some(core) = &replica.core else { return };
         let (commit, term) = (core.commit(), core.term());
-        let before = self.seen.insert(node, (replica.lives, commit, term));
+        let life = (replica.lives, core.life(), core.is_amnesic() && core.is_damaged());
+        let before = self.seen.insert(node, (life, commit, term));
         let mut from = LogIndex::ZERO;
-        if let Some((life, old_commit, old_term)) = before {
-            assert!(term >= old_term || life != replica.lives, "I7: the term of {node} fell");
-            if life == replica.lives {
+        if let Some((old_life, old_commit, old_term)) = before {
+            let is_restarted = old_life.0 != life.0;
+            assert!(term >= old_term || is_restarted, "I7: the term of {node} fell");
+            if life == old_life {
                 assert!(commit >= old_commit, "I5: the commit index of {node} fell");
                 from = old_commit;
             }
         }
         self.check_commit(replicas, core, from.max(core.first_index().prev()));
+        self.check_memory(replica, core);
         if core.role() == CoreRole::Leader {
             assert_eq!(replica.health, Health::Whole, "T14: {node} leads without its state");
             let first = *self.leaders.entry(term).or_insert(node);
@@ -124,9 +157,9 @@ impl Checks {
         }
         let holds = |n: NodeId| {
             replicas.get(&n).is_some_and(|r| {
-                // An acknowledgement may be under way when its log is lost; it is silent then until
-                // it has the entry again, which later checks (I4) see to.
-                r.health == Health::LogLost
+                // An acknowledgement may be under way when its log is lost; its votes count for less
+                // until it has the entry again, which `check_memory` and later I4 see to.
+                !r.remembers()
                     || r.disk.first_index() > index
                     || r.disk.term(index).ok() == Some(term)
             })
@@ -136,6 +169,22 @@ impl Checks {
         let at = core.membership_at(index.max(core.commit())).unwrap_or(core.membership());
         let durable = quorum::replicates(core.membership(), holds) || quorum::replicates(at, holds);
         assert!(durable, "I8: {index} of term {term} commits on {} without a quorum", core.id());
+    }
+
+    /// T14: a replica that ends its amnesia has every committed entry that it ever acknowledged.
+    fn check_memory(&mut self, replica: &Replica, core: &RaftCore) {
+        let node = core.id();
+        let Some(acked) = self.acked.get_mut(&node) else { return };
+        let was = std::mem::replace(&mut acked.is_amnesic, core.is_amnesic());
+        if !was || acked.is_amnesic {
+            return;
+        }
+        for (index, term) in acked.terms.range(replica.disk.first_index()..) {
+            if self.committed.get(index) == Some(term) {
+                let has = replica.disk.term(*index).ok();
+                assert_eq!(has, Some(*term), "T14: {node} is whole without {index}");
+            }
+        }
     }
 
     /// I4: a leader has every committed entry.
@@ -167,11 +216,14 @@ impl Checks {
         let Message { from, to, term, body } = message;
         let disk = &replicas[from].disk;
         match body {
-            Body::AppendReply { matched } => {
+            Body::AppendReply { matched, life } => {
                 let durable = disk.last_index();
                 assert!(*matched <= durable, "I8: {from} acknowledges {matched}, has {durable}");
+                let recorded = replicas[from].disk_hard.life;
+                assert!(*life <= recorded, "I8: {from} speaks of life {life}, has {recorded}");
+                self.acked.entry(*from).or_default().add(&replicas[from], *term, *matched);
             }
-            Body::VoteReply { granted: true } => {
+            Body::VoteReply { ballot } if ballot.is_yes() => {
                 let hard = replicas[from].disk_hard;
                 assert!(hard.term >= *term, "I8: {from} votes in {term}, durable is {}", hard.term);
                 let first = *self.votes.entry((*from, *term)).or_insert(*to);

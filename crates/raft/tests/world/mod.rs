@@ -7,6 +7,7 @@
 
 pub mod action;
 pub mod checks;
+pub mod losses;
 pub mod mem_log;
 pub mod recover;
 pub mod script;
@@ -20,7 +21,7 @@ use std::time::Duration;
 
 use atoll_base::{Entry, LogIndex, NodeId, Term, Time};
 use atoll_raft::{
-    Body, Config, CoreRole, HardState, Input, LogReader, Membership, Message, Output,
+    Amnesia, Body, Config, CoreRole, HardState, Input, LogReader, Membership, Message, Output,
     ProposalOutcome, RaftCore, ReadContext, Write,
 };
 use bytes::Bytes;
@@ -91,6 +92,8 @@ pub struct World {
     pub checks: Checks,
     /// Off in benchmarks, where disks keep nothing and nothing crashes.
     pub checking: bool,
+    /// Logs are lost, and members change, only where the group survives it (see `losses`).
+    pub careful: bool,
     /// It can't recover by itself (see `recover`).
     pub is_over: bool,
     /// How often something worth reaching was reached.
@@ -136,6 +139,7 @@ impl World {
             disks,
             checks: Checks::default(),
             checking: true,
+            careful: false,
             is_over: false,
             reached: BTreeMap::new(),
             outcomes: Vec::new(),
@@ -213,21 +217,8 @@ impl World {
         match replica.health {
             Health::Whole => {}
             Health::NoState => self.step(node, Input::StateLost),
-            Health::LogLost => self.step(node, Input::Damaged),
+            Health::LogLost => self.step(node, Input::Damaged(Amnesia::Entries)),
         }
-    }
-
-    /// The disk of a replica that is down loses the last `count` entries of its log.
-    pub fn lose_log(&mut self, node: NodeId, count: u64) {
-        let replica = self.replicas.get_mut(&node).expect("a replica");
-        assert!(replica.core.is_none(), "it is down");
-        let last = replica.disk.last_index();
-        let kept = LogIndex(last.0.saturating_sub(count)).max(replica.disk.first_index().prev());
-        replica.disk.truncate(kept.next());
-        if replica.persisted.0 > kept {
-            replica.persisted = (replica.disk.first_index().prev(), 0);
-        }
-        replica.health = Health::LogLost;
     }
 
     /// Stops a replica; writes under way are lost, but for the `survive` oldest.
@@ -248,7 +239,7 @@ impl World {
         let mut out = std::mem::take(&mut self.out);
         let replica = self.replicas.get_mut(&node).expect("a replica");
         let Some(core) = replica.core.as_mut() else { return };
-        if matches!(input, Input::Damaged | Input::StateLost) {
+        if matches!(input, Input::Damaged(_) | Input::StateLost) {
             replica.install = None;
         }
         let name = self.checking.then(|| show::name(&input)).flatten();

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use atoll_base::{LogIndex, NodeId};
+use atoll_base::NodeId;
 use atoll_raft::Input;
 
 use super::{Health, World};
@@ -27,6 +27,12 @@ impl World {
         let goes_on = self.until(|w| {
             w.leader().is_some_and(|l| w.core(l).commit() >= before && !w.core(l).is_transferring())
         });
+        if !goes_on && !self.careful && !self.somebody_can_win() {
+            // All copies of what was committed may be gone: nobody may lead.
+            self.reach("too many logs were lost");
+            self.is_over = true;
+            return;
+        }
         if !goes_on && !self.somebody_can_lead() {
             // A change of members and crashes took the state from all that it left as voters: what
             // is committed is in their logs and elsewhere, but nobody may lead.
@@ -92,7 +98,9 @@ impl World {
         let core = self.core(leader);
         let even = |node: &NodeId| {
             let replica = self.replica(*node);
-            replica.applied >= LogIndex(core.commit().0) && replica.health == Health::Whole
+            replica.applied >= core.commit()
+                && replica.health == Health::Whole
+                && replica.remembers()
         };
         core.membership().nodes().iter().all(even)
     }
@@ -104,7 +112,7 @@ impl World {
             let _ = writeln!(
                 text,
                 "node {node} {:?} term {} leader {:?} first {} commit {} durable {} last {} \
-                 applied {} damaged {} quiet {} deadline {:?} members {:?}",
+                 applied {} damaged {} amnesic {} quiet {} deadline {:?} members {:?}",
                 c.role(),
                 c.term(),
                 c.leader(),
@@ -114,6 +122,7 @@ impl World {
                 c.last_index(),
                 r.applied,
                 c.is_damaged(),
+                c.is_amnesic(),
                 c.is_quiet(),
                 c.next_deadline(),
                 c.membership(),

@@ -1,8 +1,9 @@
 //! The language of golden scripts: one command a line, carried out on a world.
 //!
 //! A script begins with `nodes 1 2 3 [learner=4] [witness=5] [quorum=3,1] [priority=2:5] [spare=6]
-//! [spare-witness=7] [lease] [quiesce] [seed=9] [bug=Name]`; spares are replicas without a
-//! configuration. Then come
+//! [spare-witness=7] [lease] [quiesce] [careful] [seed=9] [bug=Name]`; spares are replicas
+//! without a configuration; `careful` leaves out losses of logs that the group can't survive. Then
+//! come
 //! - what can happen to a group, one thing at a time ([`Action`]): `give`, `lose`, `copy` (FROM TO
 //!   NTH, a message in flight), `write NODE COUNT`, `hear NODE NTH`, `wait MICROSECONDS`,
 //!   `due NODE`, `put NODE ID+FILL...`, `read NODE CONTEXT`, `offer LEADER TO`, `offer-fails`,
@@ -89,6 +90,7 @@ pub struct Setup {
     pub witnesses: BTreeSet<NodeId>,
     pub lease: bool,
     pub quiesce: bool,
+    pub careful: bool,
     pub seed: u64,
     /// A planted mistake's name.
     pub bug: Option<String>,
@@ -102,6 +104,7 @@ impl Setup {
             match word.split_once('=').unwrap_or((word, "")) {
                 ("lease", _) => setup.lease = true,
                 ("quiesce", _) => setup.quiesce = true,
+                ("careful", _) => setup.careful = true,
                 ("seed", value) => setup.seed = value.parse().expect("a seed"),
                 ("bug", value) => setup.bug = Some(value.to_string()),
                 ("spare", value) => {
@@ -133,6 +136,7 @@ impl Setup {
             world.add(*node, Membership::default(), make(*node));
         }
         world.checks.witnesses.clone_from(&self.witnesses);
+        world.careful = self.careful;
         world
     }
 
@@ -143,7 +147,8 @@ impl Setup {
             let kind = if self.witnesses.contains(node) { "spare-witness" } else { "spare" };
             let _ = write!(text, " {kind}={node}");
         }
-        for (name, is) in [("lease", self.lease), ("quiesce", self.quiesce)] {
+        let flags = [("lease", self.lease), ("quiesce", self.quiesce), ("careful", self.careful)];
+        for (name, is) in flags {
             if is {
                 let _ = write!(text, " {name}");
             }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use atoll_base::NodeId;
-use atoll_raft::{Body, Input, Message, SendState};
+use atoll_raft::{Ballot, Body, Input, Message, SendState};
 
 use super::World;
 
@@ -13,7 +13,9 @@ pub fn name(input: &Input) -> Option<&'static str> {
         Input::Message(message) => match message.body {
             Body::AppendReject { .. } => "append rejected",
             Body::Snapshot { .. } => "snapshot announced",
-            Body::SnapshotReply { index, .. } if index.0 == 0 => "rebuild asked for",
+            Body::SnapshotReply { index, .. } if index.0 == 0 => "state asked for",
+            Body::Amnesia { log_is_lost: true, .. } => "rebuild asked for",
+            Body::Amnesia { log_is_lost: false, .. } => "rest of the log asked for",
             Body::SnapshotReply { .. } => "snapshot answered",
             Body::TimeoutNow => "told to campaign",
             Body::Wake => "woken by a follower",
@@ -29,7 +31,7 @@ pub fn name(input: &Input) -> Option<&'static str> {
         Input::PeerLiveness { alive: true, .. } => "told that a peer is there",
         Input::Wake => "woken",
         Input::StateLost => "state lost",
-        Input::Damaged => "damaged",
+        Input::Damaged(_) => "damaged",
         _ => return None,
     })
 }
@@ -43,7 +45,8 @@ pub fn show(m: &Message) -> String {
                 .collect();
             format!("append after {prev_index}/{prev_term} commit {commit} [{}]", all.join(" "))
         }
-        Body::AppendReply { matched } => format!("has {matched}"),
+        Body::AppendReply { matched, life: 0 } => format!("has {matched}"),
+        Body::AppendReply { matched, life } => format!("has {matched} in life {life}"),
         Body::AppendReject { prev_index, conflict_index, conflict_term } => {
             format!("no {prev_index}, try {conflict_index}/{conflict_term}")
         }
@@ -52,19 +55,30 @@ pub fn show(m: &Message) -> String {
             format!("vote? {last_index}/{last_term}{asked}")
         }
         Body::PreVote { last_index, last_term } => format!("pre-vote? {last_index}/{last_term}"),
-        Body::VoteReply { granted } => format!("vote {granted}"),
-        Body::PreVoteReply { granted } => format!("pre-vote {granted}"),
+        Body::VoteReply { ballot } => format!("vote {}", answer(*ballot)),
+        Body::PreVoteReply { ballot } => format!("pre-vote {}", answer(*ballot)),
         Body::Heartbeat { commit, round } => format!("heartbeat commit {commit} round {round}"),
         Body::HeartbeatReply { round } => format!("heard round {round}"),
         Body::ReadIndex { .. } => "read index?".into(),
         Body::ReadIndexReply { index, .. } => format!("read index {index:?}"),
         Body::TimeoutNow => "campaign now".into(),
         Body::Snapshot { index, term, .. } => format!("snapshot {index}/{term}"),
-        Body::SnapshotReply { index, installed } => format!("snapshot {index} {installed}"),
+        Body::SnapshotReply { index, installed, .. } => format!("snapshot {index} {installed}"),
+        Body::Amnesia { life, log_is_lost: true } => format!("lost its log, life {life}"),
+        Body::Amnesia { life, log_is_lost: false } => format!("lost entries, life {life}"),
+        Body::Owed { life, to } => format!("owed up to {to}, life {life}"),
         Body::Quiet { commit } => format!("quiet at {commit}"),
         Body::Wake => "wake".into(),
     };
     format!("{}->{} t{} {body}", m.from, m.to, m.term)
+}
+
+fn answer(ballot: Ballot) -> &'static str {
+    match ballot {
+        Ballot::Granted => "true",
+        Ballot::Refused => "false",
+        Ballot::Amnesic => "true with amnesia",
+    }
 }
 
 fn payload(text: &str, entry: &atoll_base::Entry) -> String {
@@ -124,6 +138,9 @@ impl Seen {
             }
             if c.is_damaged() {
                 text.push_str(" damaged");
+            }
+            if c.is_amnesic() {
+                text.push_str(" amnesic");
             }
             let joint = if c.membership().is_joint() { " joint" } else { "" };
             let nodes: Vec<String> =

@@ -1,7 +1,7 @@
 //! Snapshots in the world: taken, announced, installed in two steps, or given up in between.
 
 use atoll_base::NodeId;
-use atoll_raft::{Input, RaftCore};
+use atoll_raft::{Amnesia, Input, RaftCore};
 
 use super::mem_log::MemLog;
 use super::{Health, Snapshot, World};
@@ -93,7 +93,7 @@ impl World {
             return;
         }
         match replica.health {
-            Health::LogLost => self.step(node, Input::Damaged),
+            Health::LogLost => self.step(node, Input::Damaged(Amnesia::Entries)),
             _ => self.step(node, Input::StateLost),
         }
     }

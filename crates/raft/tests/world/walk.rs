@@ -98,7 +98,7 @@ impl Walker {
         let witnesses = if rng.chance(1, 3) { rng.below(nodes / 3 + 1) } else { 0 };
         let data_nodes = nodes - witnesses;
         let founding = membership(&mut rng, nodes, data_nodes);
-        let (lease, quiesce) = (rng.chance(1, 4), rng.chance(1, 4));
+        let (lease, quiesce, careful) = (rng.chance(1, 4), rng.chance(1, 4), rng.chance(4, 5));
         let spares = (1..=nodes).map(n).filter(|id| !founding.contains(*id)).collect();
         let setup = Setup {
             membership: founding,
@@ -106,6 +106,7 @@ impl Walker {
             witnesses: (data_nodes + 1..=nodes).map(n).collect(),
             lease,
             quiesce,
+            careful,
             seed,
             bug: bug.map(ToString::to_string),
         };
@@ -330,11 +331,19 @@ impl Walker {
 
     fn damage(&mut self) {
         let node = self.any();
+        if self.world.is_up(node) && self.rng.chance(1, 6) {
+            return self.act(Action::Damaged { node });
+        }
+        if self.world.is_up(node) && self.rng.chance(1, 3) {
+            let survive = self.rng.below(3) as usize;
+            self.act(Action::Crash { node, survive });
+        }
         if !self.world.is_up(node) {
-            let count = self.rng.range(1, 6);
+            let count = if self.rng.chance(1, 6) { 1_000 } else { self.rng.range(1, 6) };
             self.act(Action::LoseLog { node, count });
-        } else if self.rng.chance(1, 5) {
-            self.act(Action::Damaged { node });
+            if self.rng.chance(1, 2) {
+                self.act(Action::Start { node });
+            }
         }
     }
 

@@ -24,9 +24,12 @@ use std::collections::VecDeque;
 
 use atoll_base::{Entry, Epoch, LogIndex, NodeId, ShardId, Term, Time};
 use atoll_raft::{
-    Config, HardState, Input, LogReader as _, Membership, Message, Output, RaftCore, ReadError,
+    Amnesia, Config, HardState, Input, LogReader as _, Membership, Message, Output, RaftCore,
+    ReadError,
 };
-use atoll_storage::{LogHardState, LogRecord, RecoveredShard, ShardLog, StartReason, WrittenEntry};
+use atoll_storage::{
+    LogAmnesia, LogHardState, LogRecord, RecoveredShard, ShardLog, StartReason, WrittenEntry,
+};
 
 use crate::peer::{PeerBody, PeerMessage};
 use crate::sink::{CoreWrite, Sink};
@@ -248,9 +251,21 @@ fn wrap(shard: ShardId, epoch: Epoch, message: Message) -> PeerMessage {
 }
 
 fn from_log(state: LogHardState) -> HardState {
-    HardState { term: state.term, vote: state.vote, commit: state.commit }
+    let LogHardState { term, vote, commit, life, amnesia } = state;
+    let amnesia = match amnesia {
+        LogAmnesia::None => Amnesia::None,
+        LogAmnesia::Entries => Amnesia::Entries,
+        LogAmnesia::Votes => Amnesia::Votes,
+    };
+    HardState { term, vote, commit, life, amnesia }
 }
 
 fn to_log(state: HardState) -> LogHardState {
-    LogHardState { term: state.term, vote: state.vote, commit: state.commit }
+    let HardState { term, vote, commit, life, amnesia } = state;
+    let amnesia = match amnesia {
+        Amnesia::None => LogAmnesia::None,
+        Amnesia::Entries => LogAmnesia::Entries,
+        Amnesia::Votes => LogAmnesia::Votes,
+    };
+    LogHardState { term, vote, commit, life, amnesia }
 }

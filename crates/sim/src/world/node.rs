@@ -579,7 +579,11 @@ fn is_notable(message: &PeerMessage) -> bool {
     match &message.body {
         PeerBody::Raft(message) => matches!(
             message.body,
-            Body::Snapshot { .. } | Body::SnapshotReply { .. } | Body::Vote { .. }
+            Body::Snapshot { .. }
+                | Body::SnapshotReply { .. }
+                | Body::Amnesia { .. }
+                | Body::Owed { .. }
+                | Body::Vote { .. }
         ),
         PeerBody::SnapshotPull { .. } | PeerBody::SnapshotChunk { .. } => true,
     }

@@ -109,7 +109,7 @@ impl Observer {
         let commit = match body {
             Body::Append { commit, .. } | Body::Heartbeat { commit, .. } => Some(*commit),
             Body::Snapshot { .. } | Body::TimeoutNow => None,
-            Body::VoteReply { granted: true } => {
+            Body::VoteReply { ballot } if ballot.is_yes() => {
                 let result = self.elections.voted(message.shard, node, *term, *to);
                 self.note(result);
                 if self.logs.is_blank(node, message.shard) {

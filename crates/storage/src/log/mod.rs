@@ -66,7 +66,7 @@ use atoll_base::{LogIndex, ShardId, Term};
 
 pub use error::LogError;
 pub use reader::LogReaderHandle;
-pub use record::{LogHardState, LogRecord, StartReason};
+pub use record::{LogAmnesia, LogHardState, LogRecord, StartReason};
 pub use recover::{Recovered, RecoveredShard};
 pub use shard::ShardLog;
 pub use writer::{LogOptions, LogWriter};

@@ -19,6 +19,23 @@ pub struct LogHardState {
     pub vote: Option<NodeId>,
     /// A commit index known at that time; a hint.
     pub commit: LogIndex,
+    /// How often entries were lost that may have been acknowledged.
+    pub life: u64,
+    /// What is missing since such a loss, until all of it is there again.
+    pub amnesia: LogAmnesia,
+}
+
+/// What a replica may have forgotten of its promises.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[repr(u8)]
+pub enum LogAmnesia {
+    /// Nothing.
+    #[default]
+    None = 0,
+    /// Entries that it acknowledged.
+    Entries = 1,
+    /// Entries, and whom it voted for.
+    Votes = 2,
 }
 
 /// Why a log begins where it does.
@@ -86,6 +103,7 @@ impl LogRecord {
     pub fn stored_bytes(&self) -> usize {
         let payload = match self {
             Self::Entry { entry, .. } => entry.payload.len(),
+            Self::HardState { state, .. } if state.life > 0 => 16,
             Self::HardState { state, .. } if state.vote.is_some() => 8,
             _ => 0,
         };
@@ -164,16 +182,21 @@ pub(crate) fn encode(
     sequence: u32,
     out: &mut Vec<u8>,
 ) -> u32 {
-    let vote: [u8; 8];
+    let mut promise = [0; 16];
     let (kind, detail, term, index, payload): (_, u8, _, _, &[u8]) = match record {
         LogRecord::Entry { entry, .. } => {
             (Kind::Entry, entry.kind as u8, entry.term, entry.index, &entry.payload)
         }
         LogRecord::HardState { state, .. } => {
-            let voted = state.vote.is_some();
-            vote = state.vote.unwrap_or_default().0.to_le_bytes();
-            let payload = if voted { &vote[..] } else { &[] };
-            (Kind::HardState, 0, state.term, state.commit, payload)
+            promise[..8].copy_from_slice(&state.vote.unwrap_or_default().0.to_le_bytes());
+            promise[8..].copy_from_slice(&state.life.to_le_bytes());
+            let len = match (state.vote, state.life) {
+                (None, 0) => 0,
+                (Some(_), 0) => 8,
+                _ => 16,
+            };
+            let detail = state.amnesia as u8;
+            (Kind::HardState, detail, state.term, state.commit, &promise[..len])
         }
         LogRecord::LogStart { first, prev_term, reason, .. } => {
             (Kind::LogStart, *reason as u8, *prev_term, *first, &[])
@@ -266,11 +289,21 @@ pub(crate) fn decode(header: &RecordHeader, payload: Bytes) -> Option<LogRecord>
             LogRecord::Entry { shard, entry: Entry { term, index, kind, payload } }
         }
         Kind::HardState => {
-            let vote = match payload.len() {
-                0 => None,
-                _ => Some(NodeId(u64::from_le_bytes(*payload.first_chunk()?))),
+            let long = |at: usize| Some(u64::from_le_bytes(*payload.get(at..)?.first_chunk()?));
+            let (vote, life) = match payload.len() {
+                0 => (0, 0),
+                8 => (long(0)?, 0),
+                _ => (long(0)?, long(8)?),
             };
-            LogRecord::HardState { shard, state: LogHardState { term, vote, commit: index } }
+            let vote = (vote != 0).then_some(NodeId(vote));
+            let amnesia = match header.detail {
+                0 => LogAmnesia::None,
+                1 => LogAmnesia::Entries,
+                2 => LogAmnesia::Votes,
+                _ => return None,
+            };
+            let state = LogHardState { term, vote, commit: index, life, amnesia };
+            LogRecord::HardState { shard, state }
         }
         Kind::LogStart => {
             let reason = match header.detail {

@@ -11,7 +11,7 @@ use super::error::{LogError, io_error, sync_error};
 use super::replay::Replay;
 use super::scan::{self, Ending, Hole, Item, Scanned};
 use super::segment::{FileRole, SEGMENT_HEADER_BYTES, SegmentHeader, file_role, segment_path};
-use super::{LogHardState, ShardLog};
+use super::{LogAmnesia, LogHardState, ShardLog};
 use crate::disk::{Disk, DiskFile, OpenMode};
 
 /// What a log held when it was opened.
@@ -38,6 +38,8 @@ pub struct RecoveredShard {
     /// Why this shard may neither vote nor lead until it is rebuilt from its peers: records of it
     /// are, or may be, lost. The log then holds what precedes the loss.
     pub damaged: Option<String>,
+    /// What of the replica's promises may be lost by that.
+    pub forgot: LogAmnesia,
 }
 
 /// A segment that is kept.

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use atoll_base::{EntryKind, LogIndex, ShardId, Term};
 
-use super::record::{self, HEADER_BYTES, Kind, LogHardState, LogRecord, RecordHeader, StartReason};
+use super::record::{
+    self, HEADER_BYTES, Kind, LogAmnesia, LogHardState, LogRecord, RecordHeader, StartReason,
+};
 use super::scan::{Claim, Found, Hole};
 use super::{Location, LogReaderHandle, ShardLog};
 
@@ -144,10 +146,6 @@ impl ShardReplay {
                         self.marked = None;
                     }
                     StartReason::Damaged => {
-                        let offset = found.offset;
-                        self.damage.get_or_insert_with(|| {
-                            format!("it was found damaged before {segment:x}:{offset}")
-                        });
                         self.marked = Some(segment);
                     }
                 }
@@ -180,13 +178,14 @@ impl ShardReplay {
         self.start.map_or((LogIndex(1), Term::ZERO), |(first, prev_term, _)| (first, prev_term))
     }
 
-    /// The shard's log up to the first entry that is missing, and what is wrong, if anything is.
+    /// The shard's log up to the first entry that is missing, and what is wrong, if anything is, and
+    /// how much of the replica's promises that may cost.
     pub(crate) fn finish(
         self,
         shard: ShardId,
         payload_bytes_max: usize,
         reader: LogReaderHandle,
-    ) -> (ShardLog, Option<String>) {
+    ) -> (ShardLog, Option<(LogAmnesia, String)>) {
         let (first, prev_term) = self.beginning();
         let mut log = ShardLog::new(shard, payload_bytes_max, Some(reader));
         log.reset(first.prev(), prev_term);
@@ -205,7 +204,12 @@ impl ShardReplay {
                 }
             }
         }
-        let damage = self.damage.or(self.hard_state_damage).or(missing).or(self.suspicion);
-        (log, damage)
+        // Only where the lost records are known to be entries are the votes what they were. A shard
+        // that calls itself damaged has said in a hard state since whether they are.
+        let votes = self.damage.or(self.hard_state_damage).or(self.suspicion);
+        let votes = votes.map(|text| (LogAmnesia::Votes, text));
+        let marked = self.marked.map(|segment| format!("it was found damaged before {segment:x}"));
+        let entries = missing.or(marked).map(|text| (LogAmnesia::Entries, text));
+        (log, votes.or(entries))
     }
 }

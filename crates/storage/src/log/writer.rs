@@ -9,7 +9,7 @@ use atoll_base::{LogIndex, ShardId, Term};
 
 use super::error::{LogError, io_error, sync_error};
 use super::pool::SegmentPool;
-use super::record::{self, LogHardState, LogRecord, Place, StartReason};
+use super::record::{self, LogAmnesia, LogHardState, LogRecord, Place, StartReason};
 use super::recover::{self, Opened, Recovered, RecoveredShard};
 use super::segment::{SEGMENT_HEADER_BYTES, SegmentFiles, SegmentHeader, segment_path};
 use super::{Location, LogBatch, LogReaderHandle, WrittenAt, WrittenEntry};
@@ -245,13 +245,14 @@ impl LogWriter {
             let (sequence, start) = (replayed.sequence, replayed.start);
             let (hard_state_at, marked) = (replayed.hard_state, replayed.marked);
             let hard_state = hard_state_at.map(|(state, _)| state);
-            let (log, damaged) = replayed.finish(shard, shard_payload_bytes_max, self.reader());
+            let (log, lost) = replayed.finish(shard, shard_payload_bytes_max, self.reader());
+            let (forgot, damaged) = lost.map_or((LogAmnesia::None, None), |(f, d)| (f, Some(d)));
             if damaged.is_some() && marked.is_none() {
                 self.unmarked.insert(shard);
             }
             let kept = ShardState { sequence, hard_state: hard_state_at, start, marked };
             self.shards.insert(shard, kept);
-            recovered.shards.insert(shard, RecoveredShard { hard_state, log, damaged });
+            recovered.shards.insert(shard, RecoveredShard { hard_state, log, damaged, forgot });
         }
         self.find_pins();
         Ok(recovered)

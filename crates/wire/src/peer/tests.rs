@@ -37,12 +37,13 @@ fn raft_kinds() -> Vec<(PeerMessage, &'static str)> {
             raft(Body::PreVote { last_index: index, last_term: term }),
             "080710041a0c080110021803200128093002",
         ),
-        (raft(Body::PreVoteReply { granted: true }), "080710041a0a08011002180320024801"),
+        (raft(Body::PreVoteReply { ballot: Ballot::Granted }), "080710041a0a08011002180320024801"),
         (
             raft(Body::Vote { last_index: index, last_term: term, transfer: true }),
             "080710041a0e0801100218032003280930024801",
         ),
-        (raft(Body::VoteReply { granted: false }), "080710041a080801100218032004"),
+        (raft(Body::VoteReply { ballot: Ballot::Refused }), "080710041a080801100218032004"),
+        (raft(Body::VoteReply { ballot: Ballot::Amnesic }), "080710041a0a08011002180320045001"),
         (
             raft(Body::Append {
                 prev_index: index,
@@ -55,7 +56,11 @@ fn raft_kinds() -> Vec<(PeerMessage, &'static str)> {
             }),
             "080710041a21080110021803200528093002380842040803100a420b0803100b18012203616263",
         ),
-        (raft(Body::AppendReply { matched: index }), "080710041a0a08011002180320062809"),
+        (raft(Body::AppendReply { matched: index, life: 0 }), "080710041a0a08011002180320062809"),
+        (
+            raft(Body::AppendReply { matched: index, life: 5 }),
+            "080710041a0c080110021803200628097005",
+        ),
         (
             raft(Body::AppendReject {
                 prev_index: index,
@@ -81,10 +86,15 @@ fn raft_kinds() -> Vec<(PeerMessage, &'static str)> {
         (raft(Body::TimeoutNow), "080710041a08080110021803200c"),
         (raft(Body::Snapshot { index, term, membership: membership() }), ""),
         (
-            raft(Body::SnapshotReply { index, installed: true }),
+            raft(Body::SnapshotReply { index, installed: true, life: 0 }),
             "080710041a0c080110021803200e28094801",
         ),
         (raft(Body::Quiet { commit: LogIndex(8) }), "080710041a0a08011002180320103808"),
+        (
+            raft(Body::Amnesia { life: 5, log_is_lost: true }),
+            "080710041a0c080110021803201148017005",
+        ),
+        (raft(Body::Owed { life: 5, to: index }), "080710041a0c080110021803201228097005"),
         (raft(Body::Wake), "080710041a08080110021803200f"),
     ]
 }

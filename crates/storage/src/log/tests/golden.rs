@@ -77,11 +77,37 @@ fn what_was_written_is_found_again() {
     let (_log, recovered) = open(&disk);
     assert_eq!(recovered.warnings, Vec::<String>::new());
     let one = &recovered.shards[&ShardId(1)];
-    let state = LogHardState { term: Term(2), vote: None, commit: LogIndex(1) };
+    let state =
+        LogHardState { term: Term(2), vote: None, commit: LogIndex(1), ..LogHardState::default() };
     let both = vec![entry(1, 1, b"a"), entry(2, 2, b"B")];
     assert_eq!(content(one), (Some(state), LogIndex(1), Term(0), both));
     assert_eq!(one.damaged, None);
     assert_eq!(entries(&recovered.shards[&ShardId(2)].log), [entry(1, 1, b"")]);
+}
+
+#[test]
+fn a_hard_state_says_how_often_entries_were_lost() {
+    let disk = MemDisk::new(1);
+    let (mut log, _) = open(&disk);
+    let two = Some(NodeId(2));
+    let states =
+        [(None, 3, LogAmnesia::Votes), (two, 3, LogAmnesia::Entries), (two, 4, LogAmnesia::None)];
+    for (at, (vote, life, amnesia)) in (1..).zip(states) {
+        let state = LogHardState { term: Term(5), vote, commit: LogIndex(0), life, amnesia };
+        let record = LogRecord::HardState { shard: ShardId(at), state };
+        assert_eq!(record.stored_bytes(), 64);
+        log.write(&batch(&[record])).unwrap();
+    }
+    let file = disk.contents(Path::new("/log/0000000000000001.seg")).unwrap();
+    // The second record: kind and detail, then at its end the vote and the life.
+    assert_eq!(file[64 + 64 + 16..][..2], [0x22, 1]);
+    assert_eq!(file[64 + 64 + 48..][..16], [2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0]);
+    drop(log);
+    let (_log, recovered) = open(&disk);
+    for (at, (vote, life, amnesia)) in (1..).zip(states) {
+        let state = LogHardState { term: Term(5), vote, commit: LogIndex(0), life, amnesia };
+        assert_eq!(recovered.shards[&ShardId(at)].hard_state, Some(state));
+    }
 }
 
 #[test]

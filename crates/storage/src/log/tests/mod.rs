@@ -44,7 +44,12 @@ fn put(shard: u64, index: u64, term: u64, payload: &[u8]) -> LogRecord {
 
 fn vote(shard: u64, term: u64, node: u64, commit: u64) -> LogRecord {
     let vote = (node > 0).then_some(NodeId(node));
-    let state = LogHardState { term: Term(term), vote, commit: LogIndex(commit) };
+    let state = LogHardState {
+        term: Term(term),
+        vote,
+        commit: LogIndex(commit),
+        ..LogHardState::default()
+    };
     LogRecord::HardState { shard: ShardId(shard), state }
 }
 
