@@ -21,8 +21,8 @@ impl Replica {
 
     /// True unless it may have forgotten whom it voted for.
     fn knows_votes(&self) -> bool {
-        let hard = self.disk_hard.amnesia == Amnesia::Votes;
-        !hard && !self.core.as_ref().is_some_and(|c| c.amnesia() == Amnesia::Votes)
+        let hard = self.disk_hard.amnesia != Amnesia::Votes;
+        hard && self.core.as_ref().is_none_or(|c| c.amnesia() != Amnesia::Votes)
     }
 
     /// The configurations that its log may put in force: the last one and the one before.
