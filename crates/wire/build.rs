@@ -26,16 +26,21 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut config = prost_build::Config::new();
     config.bytes(["."]);
     let mut descriptors = descriptors;
-    keep_encoded(&mut descriptors, "Answer", "range");
+    keep_encoded(&mut descriptors, ("atoll.v1", "Answer", "range"));
+    // One event goes to many watchers.
+    keep_encoded(&mut descriptors, ("etcdserverpb", "WatchResponse", "events"));
     config.compile_fds(descriptors)?;
     Ok(())
 }
 
-/// Makes a message field of `atoll.v1` appear in the generated code as its bytes, which are the
-/// same on the wire: who fills it encodes once, and nobody measures it again at each level of
-/// nesting. Reflection tells the schema as it is written.
-fn keep_encoded(descriptors: &mut FileDescriptorSet, message: &str, field: &str) {
-    let files = descriptors.file.iter_mut().filter(|file| file.package() == "atoll.v1");
+/// Makes a message field, named with its package and message, appear in the generated code as its
+/// bytes, which are the same on the wire: who fills it encodes once, and nobody measures it again
+/// at each level of nesting. Reflection tells the schema as it is written.
+fn keep_encoded(
+    descriptors: &mut FileDescriptorSet,
+    (package, message, field): (&str, &str, &str),
+) {
+    let files = descriptors.file.iter_mut().filter(|file| file.package() == package);
     let messages = files.flat_map(|file| &mut file.message_type);
     let fields = messages.filter(|m| m.name() == message).flat_map(|m| &mut m.field);
     for field in fields.filter(|f| f.name() == field) {

@@ -111,8 +111,20 @@ pub(crate) fn run(root: &Path, steps: &[Step]) -> Result<bool> {
             }
         }
     }
+    let is_tested = steps.contains(&Step::Test);
+    for program in PEERS.iter().filter(|program| is_tested && !is_on_path(program)) {
+        println!("== NOT CHECKED against {program}, which is not on the path");
+    }
     println!("== all steps passed in {:.1} s", begin.elapsed().as_secs_f64());
     Ok(true)
+}
+
+/// Programs that tests hold Atoll against, where there are any.
+const PEERS: [&str; 2] = ["etcd", "etcdctl"];
+
+fn is_on_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
 fn check_tidy(root: &Path) -> Result<Outcome> {

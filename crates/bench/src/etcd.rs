@@ -302,7 +302,7 @@ async fn follow(
         {
             let _ = stood.send(());
         }
-        for kv in answer.events.iter().filter_map(|event| event.kv.as_ref()) {
+        for kv in answer.decoded_events()?.into_iter().filter_map(|event| event.kv) {
             seen(&kv.value);
         }
     }

@@ -46,6 +46,16 @@ pub mod etcd {
     #[allow(missing_docs, clippy::all, clippy::pedantic, rustdoc::all, reason = "generated")]
     pub mod etcdserverpb {
         include!(concat!(env!("OUT_DIR"), "/etcdserverpb.rs"));
+
+        impl WatchResponse {
+            /// The events, which the message keeps encoded because one goes to many watchers.
+            ///
+            /// # Errors
+            /// When they are no events.
+            pub fn decoded_events(&self) -> Result<Vec<super::mvccpb::Event>, prost::DecodeError> {
+                self.events.iter().map(|event| prost::Message::decode(event.clone())).collect()
+            }
+        }
     }
     /// Package `v3lockpb`: locks.
     #[allow(missing_docs, clippy::all, clippy::pedantic, rustdoc::all, reason = "generated")]

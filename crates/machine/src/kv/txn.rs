@@ -93,6 +93,8 @@ impl KvBatch<'_> {
                         let old = self.current(&put.key)?;
                         check_ignores(put, old.as_ref().map(|found| &found.record))?;
                     }
+                    // A put by itself looks at its lease first, as etcd does.
+                    self.check_lease(put)?;
                 }
                 ChosenStep::Plain(TxnStep::Delete(delete)) => {
                     check_covers(&self.scope, &delete.key, &delete.end)?;

@@ -52,6 +52,7 @@ impl<'a> KvBatch<'a> {
 
     pub(crate) fn put(&mut self, put: PutOp) -> Result<Reply, Stop> {
         self.check_put(&put)?;
+        self.check_lease(&put)?;
         let old = self.current(&put.key)?;
         check_ignores(&put, old.as_ref().map(|found| &found.record))?;
         let mut changes = self.changes();
@@ -81,7 +82,7 @@ impl<'a> KvBatch<'a> {
         self.state.revision
     }
 
-    /// What can be said against a put without looking at the state.
+    /// What can be said against a put without looking at keys and leases.
     pub(super) fn check_put(&self, put: &PutOp) -> Result<(), Stop> {
         check_holds(&self.scope, &put.key)?;
         let (key, value) = (put.key.len() as u64, put.value.len() as u64);
@@ -102,6 +103,11 @@ impl<'a> KvBatch<'a> {
         if put.ignore_lease && put.lease.is_some() {
             return refuse(Code::InvalidArgument, "lease is provided with ignore_lease");
         }
+        Ok(())
+    }
+
+    /// What can be said against the lease of a put.
+    pub(super) fn check_lease(&self, put: &PutOp) -> Result<(), Stop> {
         match put.lease {
             Some(lease) => self.check_attach(lease, put),
             None => Ok(()),

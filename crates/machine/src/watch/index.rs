@@ -10,7 +10,7 @@ use crate::query::KeyEnd;
 /// Watchers by range. Single keys and prefixes, which is what nearly all watch, are looked up;
 /// other ranges are gone through, each distinct one once.
 #[derive(Default, Debug)]
-pub(super) struct WatchIndex {
+pub struct WatchIndex {
     keys: BTreeMap<Bytes, BTreeSet<WatchId>>,
     prefixes: BTreeMap<Bytes, BTreeSet<WatchId>>,
     /// How many distinct prefixes there are of each length.
@@ -19,7 +19,8 @@ pub(super) struct WatchIndex {
 }
 
 impl WatchIndex {
-    pub(super) fn insert(&mut self, id: WatchId, start: &Bytes, end: &KeyEnd) {
+    /// Adds a watcher of a range.
+    pub fn insert(&mut self, id: WatchId, start: &Bytes, end: &KeyEnd) {
         if *end == KeyEnd::Single {
             self.keys.entry(start.clone()).or_default().insert(id);
         } else if *end == KeyEnd::of_prefix(start) {
@@ -33,7 +34,8 @@ impl WatchIndex {
         }
     }
 
-    pub(super) fn remove(&mut self, id: WatchId, start: &Bytes, end: &KeyEnd) {
+    /// Takes out a watcher that was added with this range.
+    pub fn remove(&mut self, id: WatchId, start: &Bytes, end: &KeyEnd) {
         if *end == KeyEnd::Single {
             remove_from(&mut self.keys, start, id);
         } else if *end == KeyEnd::of_prefix(start) {
@@ -51,7 +53,7 @@ impl WatchIndex {
     }
 
     /// Calls `each` for every watcher of `key`.
-    pub(super) fn matching(&self, key: &[u8], mut each: impl FnMut(WatchId)) {
+    pub fn matching(&self, key: &[u8], mut each: impl FnMut(WatchId)) {
         self.keys.get(key).into_iter().flatten().for_each(|id| each(*id));
         for length in self.prefix_lengths.keys().take_while(|length| **length <= key.len()) {
             self.prefixes.get(&key[..*length]).into_iter().flatten().for_each(|id| each(*id));

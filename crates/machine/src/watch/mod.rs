@@ -36,3 +36,4 @@ mod ring;
 pub use hub::{
     Poll, PollLimits, WatchBatch, WatchEnd, WatchHub, WatchId, WatchLimits, WatchRequest,
 };
+pub use index::WatchIndex;

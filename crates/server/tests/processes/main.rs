@@ -13,6 +13,7 @@ mod harness;
 
 mod catch_up;
 mod cli;
+mod coordination;
 mod damage;
 mod dev;
 mod disk_full;

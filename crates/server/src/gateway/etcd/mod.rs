@@ -51,6 +51,7 @@ use tonic::{Request, Status};
 
 use self::refusal::refused;
 use self::space::Space;
+use self::watch::Feed;
 use super::request_timeout;
 use crate::config::NodeConfig;
 use crate::drive::Hub;
@@ -83,12 +84,20 @@ struct Shared {
     keyspace: String,
     limits: check::Limits,
     stop: signal::Receiver<bool>,
-    spaces: Mutex<BTreeMap<String, Arc<Space>>>,
+    spaces: Mutex<BTreeMap<String, Known>>,
+}
+
+/// A store, and what happens in it for all watches on this node.
+#[derive(Clone)]
+struct Known {
+    space: Arc<Space>,
+    feed: Arc<Feed>,
 }
 
 /// One call of a client: the store that it is for, and a handle with the time that it may take.
 struct Call {
     space: Arc<Space>,
+    feed: Arc<Feed>,
     client: Client,
     keyspace: Keyspace,
 }
@@ -136,7 +145,7 @@ impl Etcd {
         }
     }
 
-    fn spaces(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Space>>> {
+    fn spaces(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
         self.shared.spaces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -151,8 +160,8 @@ impl Etcd {
         };
         let timeout = request_timeout(request).map_or(TIMEOUT, |t| t.min(TIMEOUT));
         let known = self.spaces().get(name).cloned();
-        let space = match known {
-            Some(space) => space,
+        let Known { space, feed } = match known {
+            Some(known) => known,
             None => self.find(name).await.map_err(|f| refused(&f))?,
         };
         let wants_leader = metadata.get(LEADER_METADATA).is_some_and(|v| v == "true");
@@ -164,11 +173,11 @@ impl Etcd {
             }
         }
         let keyspace = self.shared.client.keyspace(name).with_timeout(timeout);
-        Ok(Call { space, client: self.shared.client.clone(), keyspace })
+        Ok(Call { space, feed, client: self.shared.client.clone(), keyspace })
     }
 
     /// Looks a keyspace up; the usual one is made if it is not there.
-    async fn find(&self, name: &str) -> Result<Arc<Space>, Failure> {
+    async fn find(&self, name: &str) -> Result<Known, Failure> {
         let client = &self.shared.client;
         let info = match client.describe_keyspace(name).await {
             Err(failure) if failure.code == Code::NotFound && name == self.shared.keyspace => {
@@ -194,7 +203,7 @@ impl Etcd {
         let consistency = Consistency::Linearizable;
         let any_key = RequestBody::Get { key: Bytes::from_static(&[0]), at: None, consistency };
         client.keyspace(name).with_timeout(TIMEOUT).ask(any_key).await?;
-        let mut space = Arc::new(Space::new(self.shared.hub.clone(), shard.shard));
+        let space = Arc::new(Space::new(self.shared.hub.clone(), shard.shard));
         for _ in 0..FIRST_LOOKS_MAX {
             space.look().await;
             if space.has_leader() {
@@ -202,12 +211,10 @@ impl Etcd {
             }
             tokio::time::sleep(FIRST_LOOK_PAUSE).await;
         }
-        {
-            let mut spaces = self.spaces();
-            space = spaces.entry(name.to_owned()).or_insert(space).clone();
-        }
-        space::follow(&space);
-        Ok(space)
+        let known = Known { space, feed: Arc::new(Feed::new()) };
+        let known = self.spaces().entry(name.to_owned()).or_insert(known).clone();
+        space::follow(&known.space);
+        Ok(known)
     }
 }
 

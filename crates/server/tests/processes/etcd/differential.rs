@@ -73,7 +73,7 @@ async fn events(watches: &mut Watches, last: i64) -> (Vec<mvccpb::Event>, Option
         if answer.canceled {
             return (all, Some((answer.compact_revision, answer.watch_id)));
         }
-        all.extend(answer.events);
+        all.extend(answer.decoded_events().expect("events"));
         let is_last = |e: &mvccpb::Event| e.kv.as_ref().is_some_and(|kv| kv.mod_revision >= last);
         if all.iter().any(is_last) {
             return (all, None);
@@ -81,7 +81,7 @@ async fn events(watches: &mut Watches, last: i64) -> (Vec<mvccpb::Event>, Option
     }
 }
 
-/// What was before a change at the oldest revision that is kept, etcd has forgotten, and Atoll tells.
+/// What was before a change at the oldest revision that is kept, etcd has forgotten, Atoll tells.
 /// Takes that out of what Atoll told; what etcd told must be told.
 fn forget_what_etcd_forgot(etcd: &[mvccpb::Event], atoll: &mut [mvccpb::Event]) {
     for (theirs, ours) in etcd.iter().zip(atoll) {

@@ -3,6 +3,10 @@
 mod api;
 mod differential;
 mod etcdctl;
+mod faults;
+mod members;
 mod peer;
+mod python;
 mod random;
+mod scale;
 mod store;

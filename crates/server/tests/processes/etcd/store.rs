@@ -31,6 +31,12 @@ impl Store {
         Self { channel: endpoint.connect().await.expect("the store is there") }
     }
 
+    /// A store that need not be there; it is looked for when it is needed.
+    pub(super) fn connect_lazily(address: &str) -> Self {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
+        Self { channel: endpoint.connect_lazy() }
+    }
+
     pub(super) fn kv(&self) -> Kv {
         stub::kv_client::KvClient::new(self.channel.clone())
     }
@@ -57,8 +63,8 @@ impl Store {
         let mut client = stub::watch_client::WatchClient::new(self.channel.clone());
         // etcd opens its side with its first answer, which there is none of before a request.
         let opening = tokio::spawn(async move {
-            let answers = client.watch(ReceiverStream::new(requests)).await;
-            answers.expect("a stream").into_inner()
+            let answers = client.watch(ReceiverStream::new(requests)).await?;
+            Ok(answers.into_inner())
         });
         Watches { sender, opening: Some(opening), answers: None }
     }
@@ -67,14 +73,15 @@ impl Store {
 /// A stream of watches.
 pub(super) struct Watches {
     sender: mpsc::Sender<pb::WatchRequest>,
-    opening: Option<JoinHandle<Streaming<pb::WatchResponse>>>,
+    opening: Option<JoinHandle<Result<Streaming<pb::WatchResponse>, Status>>>,
     answers: Option<Streaming<pb::WatchResponse>>,
 }
 
 impl Watches {
     pub(super) async fn say(&self, request: pb::watch_request::RequestUnion) {
         let request = pb::WatchRequest { request_union: Some(request) };
-        self.sender.send(request).await.expect("the stream stands");
+        // A stream that has ended says so when it is listened to.
+        let _ = self.sender.send(request).await;
     }
 
     pub(super) async fn create(&self, request: pb::WatchCreateRequest) {
@@ -85,11 +92,21 @@ impl Watches {
     pub(super) async fn hear(&mut self) -> pb::WatchResponse {
         if let Some(opening) = self.opening.take() {
             let opened = within("a stream of watches opens", SOON, opening).await;
-            self.answers = Some(opened.expect("no panic"));
+            self.answers = Some(opened.expect("no panic").expect("a stream"));
         }
         let answers = self.answers.as_mut().expect("it was opened");
         let next = within("a watch answers", SOON, answers.message()).await;
         next.expect("the stream stands").expect("it has not ended")
+    }
+
+    /// The next answer, or how the stream ended.
+    pub(super) async fn try_hear(&mut self) -> Result<Option<pb::WatchResponse>, Status> {
+        if let Some(opening) = &mut self.opening {
+            let opened = opening.await.expect("no panic");
+            self.opening = None;
+            self.answers = Some(opened?);
+        }
+        self.answers.as_mut().expect("it was opened").message().await
     }
 }
 
