@@ -409,11 +409,10 @@ impl Operator {
                 (plan::members::prefer(catalog, shard, node), None)
             }
             _ => {
-                // A witness goes and comes, and what it was it may come back as something else.
                 let is_witness = self.rng.chance(1, 3);
                 if let Some(node) = witness.filter(|_| is_witness) {
-                    let gone = self.rng.chance(2, 3).then_some(node);
-                    return self.change(plan::members::remove(catalog, shard, node), gone, around);
+                    let planned = plan::members::remove(catalog, shard, node);
+                    return self.change(planned, Some(node), around);
                 }
                 let role = if is_witness { Role::Witness } else { Role::Learner };
                 let Some(node) = self.rng.pick(&strangers).copied() else { return };
