@@ -33,6 +33,13 @@ impl World {
             self.is_over = true;
             return;
         }
+        if !goes_on && !self.somebody_can_win() && self.is_newest_log_a_learners() {
+            // Voters that had it as well forgot it, and a change that was not committed gives the
+            // learner a vote, which goes to nobody with less.
+            self.reach("the newest log is a learner's");
+            self.is_over = true;
+            return;
+        }
         if !goes_on && !self.somebody_can_lead() {
             // A change of members and crashes took the state from all that it left as voters: what
             // is committed is in their logs and elsewhere, but nobody may lead.
@@ -80,6 +87,16 @@ impl World {
                 self.step(*node, Input::PeerLiveness { node: *of, alive: true });
             }
         }
+    }
+
+    fn is_newest_log_a_learners(&self) -> bool {
+        let mut up = self.up();
+        up.retain(|n| self.replica(*n).remembers());
+        let end = |n: &NodeId| {
+            let core = self.core(*n);
+            (core.term_at(core.last_index()), core.last_index())
+        };
+        up.iter().max_by_key(|n| end(n)).is_some_and(|n| !self.core(*n).membership().can_lead(*n))
     }
 
     fn somebody_can_lead(&self) -> bool {
