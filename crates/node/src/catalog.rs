@@ -4,16 +4,16 @@
 //! deleted only when the catalog says `dropped` or when it is ordered to retire (`retire`): a
 //! missing description never deletes (trap T15).
 //!
-//! A group is founded by its description of epoch 1: its members have that configuration before any
-//! log entry. Whoever comes at a later epoch with nothing to show for itself is a newcomer: it
-//! knows no configuration, neither votes nor campaigns, and begins with a snapshot from the leader.
-//! So a majority of newcomers, or of members that lost their disks, can't elect a leader over those
-//! that have the data.
+//! A group is founded by its description of epoch 1: its members have that configuration before
+//! any log entry, and keep it apart from later descriptions (`founders`). Whoever comes at a later
+//! epoch with nothing to show for itself is a newcomer: it knows no configuration, neither votes
+//! nor campaigns, and begins with a snapshot from the leader. So a majority of newcomers, or of
+//! members that lost their disks, can't elect a leader over those that have the data.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use atoll_base::{Epoch, KeyspaceId, LogIndex, NodeId, ShardId, Term, Time};
+use atoll_base::{KeyspaceId, LogIndex, NodeId, ShardId, Term, Time};
 use atoll_coord::Descriptor;
 use atoll_machine::{
     Event, EventKind, KeyEnd, KeyRange, KeyValue, MachineError, RangeQuery, Record, ShardMachine,
@@ -21,19 +21,18 @@ use atoll_machine::{
 use atoll_raft::{Amnesia, Config, Input, Membership, ReadError};
 use atoll_replica::raft_group::{GroupStart, RaftGroup};
 use atoll_storage::{
-    Engine, LogAmnesia, LogReaderHandle, LogRecord, RecoveredShard, ShardLog, Tree, WriteBatch,
+    Engine, LogAmnesia, LogReaderHandle, LogRecord, RecoveredShard, ShardLog, StartReason, Tree,
+    WriteBatch,
 };
 use bytes::Bytes;
 
 use crate::config::LaneConfig;
+use crate::founders::FOUNDING;
 use crate::lane::Lane;
 use crate::members::wished;
 use crate::output::Output;
 use crate::records::{self, RecordsError};
 use crate::replica::{Condition, Replica};
-
-/// The epoch of a shard's first description.
-const FOUNDING: Epoch = Epoch(1);
 
 /// Why a lane can't start.
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +59,9 @@ pub struct LaneStart {
     pub log: LogReaderHandle,
     /// What the log held of this lane's shards.
     pub recovered: BTreeMap<ShardId, RecoveredShard>,
+    /// A stretch of the log that is lost and may have held all records of a shard: replicas that
+    /// were here and of which `recovered` has nothing are damaged.
+    pub lost: Option<String>,
     /// Shards known before any catalog is: shard 1 as the founding members describe it.
     pub founding: Vec<Descriptor>,
 }
@@ -80,9 +82,12 @@ impl Lane {
         }
         let mut this = Self::empty(config, start.engine, start.log, now);
         this.undescribed = start.recovered;
+        this.lost = start.lost;
         for descriptor in known.into_values() {
             this.create(descriptor)?;
         }
+        // A shard that the engine did not know was never here.
+        this.lost = None;
         this.tell_catalog();
         Ok(this)
     }
@@ -110,10 +115,10 @@ impl Lane {
 
     pub(crate) fn on_catalog(&mut self, descriptors: Vec<Descriptor>, output: &mut Output) {
         let (lane, lanes) = (u64::from(self.turn.config.lane.0), u64::from(self.turn.config.lanes));
-        let mut dropped: Vec<KeyspaceId> = Vec::new();
+        let mut dropped: BTreeSet<KeyspaceId> = BTreeSet::new();
         for descriptor in descriptors {
-            if descriptor.dropped && !dropped.contains(&descriptor.keyspace) {
-                dropped.push(descriptor.keyspace);
+            if descriptor.dropped {
+                dropped.insert(descriptor.keyspace);
             }
             if descriptor.shard.0 % lanes != lane {
                 continue;
@@ -124,6 +129,7 @@ impl Lane {
                 self.describe(descriptor);
             }
         }
+        dropped.retain(|keyspace| !self.drops.is_under_way(*keyspace));
         output.dropped.extend(dropped);
     }
 
@@ -136,6 +142,9 @@ impl Lane {
             }
             return;
         }
+        if self.founders.is_waiting(shard) {
+            return self.describe_founder(descriptor);
+        }
         if self.retirements.postpone(&descriptor) {
             atoll_base::reached!("a replica was described again while it retired");
             return;
@@ -143,15 +152,42 @@ impl Lane {
         let node = self.turn.config.node;
         // What is left of a replica that was here is shown too, until it is ordered away.
         let is_here = self.undescribed.contains_key(&shard);
-        if (is_here || descriptor.members.iter().any(|m| m.node == node))
-            && let Err(e) = self.create(descriptor)
-        {
+        let is_member = descriptor.members.iter().any(|m| m.node == node);
+        let made = match (is_here, is_member) {
+            (false, false) => return,
+            (false, true) if descriptor.epoch == FOUNDING => self.found(descriptor),
+            _ => self.create(descriptor),
+        };
+        if let Err(e) = made {
             tracing::error!(shard = shard.0, error = %e, "replica can't be made");
         }
     }
 
+    fn found(&mut self, descriptor: Descriptor) -> Result<(), OpenError> {
+        match records::gravestone(self.turn.engine.as_ref(), descriptor.shard)? {
+            Some(_) => atoll_base::reached!("a gravestone kept a founding description out"),
+            None => self.begin_founding(descriptor),
+        }
+        Ok(())
+    }
+
+    /// What the log holds of the shard; and whether that is nothing because it may be lost.
+    fn log_of(&mut self, shard: ShardId) -> (RecoveredShard, bool) {
+        let recovered = self.undescribed.remove(&shard);
+        let may_be_lost = recovered.is_none() && self.lost.is_some();
+        let tail_bytes = self.turn.config.raft.tail_bytes_max;
+        let mut recovered = recovered.unwrap_or_else(|| RecoveredShard {
+            hard_state: None,
+            log: ShardLog::new(shard, tail_bytes, Some(self.log.clone())),
+            damaged: self.lost.clone(),
+            forgot: LogAmnesia::None,
+        });
+        recovered.log.limit_payload_bytes(tail_bytes);
+        (recovered, may_be_lost)
+    }
+
     /// Makes the replica that `descriptor` describes, from what the log and the engine hold of it.
-    fn create(&mut self, descriptor: Descriptor) -> Result<(), OpenError> {
+    pub(crate) fn create(&mut self, descriptor: Descriptor) -> Result<(), OpenError> {
         let shard = descriptor.shard;
         let engine = self.turn.engine.clone();
         let left = records::gravestone(engine.as_ref(), shard)?;
@@ -160,16 +196,7 @@ impl Lane {
             atoll_base::reached!("a gravestone kept an old description out");
             return Ok(());
         }
-        let recovered = self.undescribed.remove(&shard);
-        let tail_bytes = self.turn.config.raft.tail_bytes_max;
-        let log = self.log.clone();
-        let mut recovered = recovered.unwrap_or_else(|| RecoveredShard {
-            hard_state: None,
-            log: ShardLog::new(shard, tail_bytes, Some(log)),
-            damaged: None,
-            forgot: LogAmnesia::None,
-        });
-        recovered.log.limit_payload_bytes(tail_bytes);
+        let (mut recovered, may_be_lost) = self.log_of(shard);
         let damage = recovered.damaged.take();
         let held = self.held(&descriptor)?;
         let mut forgot = match recovered.forgot {
@@ -183,14 +210,20 @@ impl Lane {
             atoll_base::reached!("a replica restarted in the middle of a snapshot");
         }
         let (mut condition, applied, has_amnesia) = judge(held, damage, &mut recovered.log);
+        if may_be_lost {
+            atoll_base::reached!("a stretch of the log may have held all of a shard");
+            self.turn.sink.batch.records.push(marked_damaged(shard, &recovered.log));
+        }
         let recorded = records::membership(engine.as_ref(), shard)?;
         let is_recorded = recorded.is_some();
+        let founding = records::founding(engine.as_ref(), shard)?;
+        let founding = founding.unwrap_or_else(|| founding_members(&descriptor));
         let start_of_log = recovered.log.first_index().prev();
         let start = GroupStart {
             shard,
             epoch: descriptor.epoch,
             recovered,
-            membership: recorded.unwrap_or_else(|| founding_members(&descriptor)),
+            membership: recorded.unwrap_or_else(|| founding.clone()),
             applied,
         };
         let config = raft_config(&self.turn.config, &descriptor, self.turn.now);
@@ -203,10 +236,13 @@ impl Lane {
             condition = Condition::Rebuilding { reason };
         }
         records::put_descriptor(&mut self.turn.applied, &descriptor);
+        if !founding.members.is_empty() {
+            records::put_founding(&mut self.turn.applied, shard, &founding);
+        }
         if left.is_some_and(|epoch| descriptor.epoch > epoch) {
             records::remove_gravestone(&mut self.turn.applied, shard);
         }
-        if is_newcomer || has_amnesia {
+        if is_newcomer || has_amnesia || may_be_lost {
             forgot = Amnesia::Votes;
         }
         let rebuilding = matches!(condition, Condition::Rebuilding { .. });
@@ -240,22 +276,6 @@ impl Lane {
         let limits = self.turn.config.limits.machine.clone();
         let opened = ShardMachine::open(shard, descriptor.keyspace, range, limits, engine);
         Ok(opened.map(|machine| Held::Machine(Box::new(machine))))
-    }
-
-    /// The one order that deletes data.
-    fn destroy(&mut self, descriptor: &Descriptor) {
-        let shard = descriptor.shard;
-        if self.undescribed.remove(&shard).is_some() {
-            atoll_base::reached!("a log that nothing described was dropped");
-            self.turn.sink.batch.records.push(LogRecord::ShardRemoved { shard });
-        } else if self.replicas.contains_key(&shard) {
-            atoll_base::reached!("a replica went with its keyspace");
-            self.remove_replica(shard, "keyspace was dropped");
-        } else {
-            return;
-        }
-        records::remove(&mut self.turn.applied, shard);
-        erase_shard_records(shard, &mut self.turn.applied);
     }
 }
 
@@ -310,6 +330,13 @@ fn judge(
         };
     };
     (Condition::Rebuilding { reason }, log.first_index().prev(), applied > last)
+}
+
+/// Says, as the first record of a replica whose log may be gone, that something was lost.
+fn marked_damaged(shard: ShardId, log: &ShardLog) -> LogRecord {
+    let (first, reason) = (log.first_index(), StartReason::Damaged);
+    let prev_term = log.term(first.prev()).unwrap_or_default();
+    LogRecord::LogStart { shard, first, prev_term, reason }
 }
 
 /// Deletes what belongs to the shard itself; the keyspace's trees go as a whole.

@@ -11,6 +11,8 @@ use atoll_replica::{CoreWrite, PeerBody, PeerMessage};
 use atoll_storage::{Engine, LogReaderHandle, LogRecord, RecoveredShard, WrittenEntry};
 
 use crate::config::LaneConfig;
+use crate::drops::Drops;
+use crate::founders::Founders;
 use crate::input::Input;
 use crate::output::{LogWrite, Output};
 use crate::replica::{Condition, Replica};
@@ -35,6 +37,10 @@ pub struct Lane {
     pub(crate) upkeep: LaneUpkeep,
     pub(crate) leaders: BTreeMap<ShardId, Option<NodeId>>,
     pub(crate) retirements: Retirements,
+    pub(crate) drops: Drops,
+    pub(crate) founders: Founders,
+    /// While the lane opens: what the log lost and may have held all of a shard.
+    pub(crate) lost: Option<String>,
     touched: Vec<ShardId>,
     /// The replicas of the turn under way.
     turning: Vec<ShardId>,
@@ -62,6 +68,9 @@ impl Lane {
             undescribed: BTreeMap::new(),
             leaders: BTreeMap::new(),
             retirements: Retirements::default(),
+            drops: Drops::default(),
+            founders: Founders::default(),
+            lost: None,
             touched: Vec::new(),
             turning: Vec::new(),
             timers: BTreeSet::new(),
@@ -188,7 +197,10 @@ impl Lane {
                     replica.leases.claims.origin_gone(origin);
                 }
             }
-            Input::Written { ticket, entries } => self.on_written(ticket, &entries),
+            Input::Written { ticket, entries } => {
+                self.on_written(ticket, &entries);
+                self.finish_drops(ticket, output);
+            }
             Input::DiskFull(failure) => self.turn.disk_full = failure,
             Input::Catalog(descriptors) => self.on_catalog(descriptors, output),
             Input::Persisted { request } => self.on_persisted(request),
@@ -320,9 +332,20 @@ impl Lane {
         }
     }
 
+    /// Takes a replica out of the lane and makes the log forget it.
+    pub(crate) fn remove_replica(&mut self, shard: ShardId, why: &str) {
+        self.take_out(shard, why);
+        self.turn.sink.batch.records.push(LogRecord::ShardRemoved { shard });
+    }
+
+    /// The ticket of the turn's log write, if there is one.
+    pub(crate) fn next_ticket(&self) -> Ticket {
+        self.last_ticket.next()
+    }
+
     /// Takes a replica out of the lane, with everything of it that this turn has not handed over
     /// yet. What it stored is for the caller to delete.
-    pub(crate) fn remove_replica(&mut self, shard: ShardId, why: &str) {
+    pub(crate) fn take_out(&mut self, shard: ShardId, why: &str) {
         let Some(mut replica) = self.replicas.remove(&shard) else { return };
         replica.abandon(why.to_owned(), &mut self.turn);
         if let Some(at) = replica.timer {
@@ -338,7 +361,6 @@ impl Lane {
         for messages in sink.messages.values_mut().chain(sink.after.values_mut()) {
             messages.retain(|m| m.shard != shard);
         }
-        sink.batch.records.push(LogRecord::ShardRemoved { shard });
         self.retirements.note_gone(shard, self.last_ticket);
     }
 

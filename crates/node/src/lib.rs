@@ -36,14 +36,18 @@
 //! `lane` runs the turn; `replica` is one shard's copy; `requests` admits calls; `writes`, `reads`,
 //! `watches` follow them to their answers; `leases` counts what runs out while it leads, `claims`
 //! knows who waits for locks; `outgoing` and `incoming` move snapshots; `catalog` makes
-//! and deletes replicas; `members` lets a group follow its description, `retire` removes what a
-//! group left behind; `witness` is a replica without data; `quiet` keeps groups
-//! that rest from sleeping for ever; `upkeep` persists, cuts and forgets; `records` is what a lane itself keeps.
+//! and deletes replicas, `founders` begins those of new groups, `drops` ends those of dropped
+//! keyspaces; `members` lets a group follow its description, `retire` removes what a group left
+//! behind; `witness` is a replica without data; `quiet` keeps groups
+//! that rest from sleeping for ever; `upkeep` persists, cuts and forgets; `records` is
+//! what a lane itself keeps.
 
 mod ask;
 pub mod catalog;
 mod claims;
 pub mod config;
+mod drops;
+mod founders;
 mod incoming;
 pub mod input;
 mod inspect;

@@ -10,14 +10,15 @@
 //! * **M1** One change at a time, each committed before the next is begun.
 //! * **M2** Nobody votes before its log is nearly the leader's; a group never waits for a newcomer.
 //! * **M3** No change is begun that would leave a group whose majority does not answer: removing
-//!   a node during a partition must not stop the group (trap T16).
+//!   a node during a partition must not stop the group (trap T16). Who has lost its data and is
+//!   being rebuilt does not answer either.
 //! * **M4** The founding configuration stands in no log. It is written there before anybody waits
 //!   for the first change, so that a replica that restarts never has to guess it from a
 //!   description that has moved on.
 
 use atoll_base::{Code, Failure, NodeId};
 use atoll_coord::{AnswerBody, Descriptor};
-use atoll_raft::{Input, Member, Membership, ProposalOutcome, RaftCore, Role, SendState};
+use atoll_raft::{Input, Member, Membership, Progress, ProposalOutcome, RaftCore, Role, SendState};
 
 use crate::ask::Ask;
 use crate::replica::{Replica, not_leader};
@@ -321,7 +322,9 @@ fn silent(
 ) -> Option<String> {
     let answers = |node: NodeId| {
         let known = core.progress().iter().find(|(n, _)| *n == node);
-        node == core.id() || known.is_some_and(|(_, p)| p.alive && heard(p.heard_at))
+        // Who is being rebuilt answers, and acknowledges nothing.
+        let counts = |p: &Progress| p.alive && heard(p.heard_at) && p.state != SendState::Snapshot;
+        node == core.id() || known.is_some_and(|(_, p)| counts(p))
     };
     let voters: Vec<NodeId> =
         target.members.iter().filter(|(_, r)| r.votes()).map(|(n, _)| *n).collect();

@@ -2,8 +2,8 @@
 //!
 //! Keys start with `fe`, which no shard's own records do (those start with a shard id, big endian),
 //! then the shard and one letter: `d` its descriptor, `m` the configuration that its applied
-//! entries made, `g` the epoch at which this node left the group, `w` how far a witness has applied.
-//! Formats: `docs/formats/replica.md`.
+//! entries made, `f` the configuration that it was founded with, `g` the epoch at which this node
+//! left the group, `w` how far a witness has applied. Formats: `docs/formats/replica.md`.
 
 use std::ops::Bound;
 
@@ -19,6 +19,7 @@ use bytes::Bytes;
 const PREFIX: u8 = 0xfe;
 const DESCRIPTOR: u8 = b'd';
 const MEMBERSHIP: u8 = b'm';
+const FOUNDING: u8 = b'f';
 const GRAVESTONE: u8 = b'g';
 const GRAVESTONE_VERSION: u8 = 1;
 const WITNESS: u8 = b'w';
@@ -58,6 +59,17 @@ pub(crate) fn remove(batch: &mut WriteBatch, shard: ShardId) {
     batch.delete(Tree::Meta, key(shard, DESCRIPTOR));
     batch.delete(Tree::Meta, key(shard, MEMBERSHIP));
     remove_witness(batch, shard);
+    batch.delete(Tree::Meta, key(shard, FOUNDING));
+}
+
+/// What the group was founded with stays beside later descriptions: no entry need hold it.
+pub(crate) fn put_founding(batch: &mut WriteBatch, shard: ShardId, founding: &Membership) {
+    batch.put(Tree::Meta, key(shard, FOUNDING), founding.encode());
+}
+
+/// Whether anything describes a replica of `shard` here.
+pub(crate) fn is_described(engine: &dyn Engine, shard: ShardId) -> Result<bool, EngineError> {
+    Ok(engine.get(Tree::Meta, &key(shard, DESCRIPTOR))?.is_some())
 }
 
 /// The replica is a witness that has applied everything up to this entry.
@@ -118,7 +130,23 @@ pub(crate) fn membership(
     engine: &dyn Engine,
     shard: ShardId,
 ) -> Result<Option<Membership>, RecordsError> {
-    let Some(bytes) = engine.get(Tree::Meta, &key(shard, MEMBERSHIP))? else { return Ok(None) };
+    read_membership(engine, shard, MEMBERSHIP)
+}
+
+/// The configuration that the group of `shard` was founded with, where this node founded it.
+pub(crate) fn founding(
+    engine: &dyn Engine,
+    shard: ShardId,
+) -> Result<Option<Membership>, RecordsError> {
+    read_membership(engine, shard, FOUNDING)
+}
+
+fn read_membership(
+    engine: &dyn Engine,
+    shard: ShardId,
+    letter: u8,
+) -> Result<Option<Membership>, RecordsError> {
+    let Some(bytes) = engine.get(Tree::Meta, &key(shard, letter))? else { return Ok(None) };
     Membership::decode(&bytes)
         .map(Some)
         .map_err(|e| RecordsError::Damaged { shard, reason: e.to_string() })

@@ -103,8 +103,9 @@ impl Lane {
             return;
         }
         let stone = match self.replicas.get(&shard) {
-            None if self.undescribed.contains_key(&shard) => {
-                let text = format!("shard {shard} is not described yet, order has epoch {epoch}");
+            None if self.undescribed.contains_key(&shard) || self.founders.is_waiting(shard) => {
+                let text =
+                    format!("shard {shard} is not at work here yet, order has epoch {epoch}");
                 return self.turn.refuse(ask, Failure::new(Code::StaleEpoch, text));
             }
             // Nothing is here. What may still come of older descriptions must not stay either.

@@ -11,6 +11,7 @@ use atoll_machine::{BatchWriter, Command, Op};
 use std::time::Duration;
 
 use crate::ask::Ask;
+use crate::drops::Dropped;
 use crate::lane::Lane;
 use crate::output::Output;
 use crate::replica::{Condition, Replica};
@@ -32,6 +33,10 @@ struct Persisting {
     retired: Vec<Ask>,
     /// Replicas that go once their gravestones are kept.
     sentences: Vec<Sentence>,
+    /// Replicas that take part once their founding is kept.
+    founded: Vec<ShardId>,
+    /// Shards of dropped keyspaces that the engine has forgotten then.
+    dropped: Vec<Dropped>,
 }
 
 /// What the lane's housekeeping remembers.
@@ -117,7 +122,9 @@ impl Lane {
         let request = upkeep.last_request;
         let retired = self.retirements.take_unpersisted();
         let sentences = self.retirements.take_sentences();
-        let asked = Persisting { request, applied, installed, retired, sentences };
+        let (founded, dropped) = (self.founders.take_unasked(), self.drops.take_begun());
+        let asked =
+            Persisting { request, applied, installed, retired, sentences, founded, dropped };
         upkeep.persisting.push_back(asked);
         output.persist = Some(request);
     }
@@ -134,6 +141,8 @@ impl Lane {
             for sentence in done.sentences {
                 self.execute(sentence);
             }
+            self.end_founding(done.founded);
+            self.forget_logs(done.dropped);
             for shard in done.installed {
                 self.guarded(shard, |replica, turn| replica.finish_incoming(turn));
             }

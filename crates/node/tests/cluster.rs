@@ -58,6 +58,7 @@ fn start(id: NodeId, disk: &MemDisk, engine: &MemEngine, now: Time, upkeep: &Upk
         engine: Arc::new(engine.clone()) as Arc<dyn Engine>,
         log: log.reader(),
         recovered: recovered.shards,
+        lost: recovered.unexplained,
         founding: vec![Catalog::system_descriptor(&[NodeId(1), NodeId(2), NodeId(3)])],
     };
     let lane = Lane::open(config(id, upkeep), now, start).expect("the lane opens");

@@ -40,13 +40,15 @@ pub enum FaultKind {
     SyncFails,
     /// A bit of the log that turns over while the node is down.
     BitFlip,
+    /// A stretch of the log that comes back as garbage (trap T14).
+    LostStretch,
     /// Leadership handed over by an operator.
     Transfer,
 }
 
 impl FaultKind {
     /// Every kind.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Partition,
         Self::Isolate,
         Self::OneWay,
@@ -61,6 +63,7 @@ impl FaultKind {
         Self::DiskFull,
         Self::SyncFails,
         Self::BitFlip,
+        Self::LostStretch,
         Self::Transfer,
     ];
 
@@ -82,6 +85,7 @@ impl FaultKind {
             Self::DiskFull => "disk-full",
             Self::SyncFails => "sync-fails",
             Self::BitFlip => "bit-flip",
+            Self::LostStretch => "lost-stretch",
             Self::Transfer => "transfer",
         }
     }
@@ -194,6 +198,8 @@ pub enum Damage {
     None,
     /// One bit of its log turns over.
     BitFlip,
+    /// A stretch of its log is garbage.
+    LostStretch,
 }
 
 /// Whether clients reach an isolated node.
@@ -279,7 +285,9 @@ impl Schedule {
 fn length(rng: &mut Rng, kind: FaultKind) -> Duration {
     let ms = match kind {
         FaultKind::Pause => rng.range(1, 1_500),
-        FaultKind::Crash | FaultKind::BitFlip | FaultKind::SyncFails => rng.range(1, 2_000),
+        FaultKind::Crash | FaultKind::BitFlip | FaultKind::LostStretch | FaultKind::SyncFails => {
+            rng.range(1, 2_000)
+        }
         FaultKind::Blackout => rng.range(1, 500),
         _ => rng.range(20, 3_000),
     };
@@ -307,6 +315,7 @@ fn random_fault(rng: &mut Rng, kind: FaultKind, scale: Scale) -> Fault {
         FaultKind::Storm => Fault::Storm,
         FaultKind::Crash => Fault::Crash { target, damage: Damage::None },
         FaultKind::BitFlip => Fault::Crash { target, damage: Damage::BitFlip },
+        FaultKind::LostStretch => Fault::Crash { target, damage: Damage::LostStretch },
         FaultKind::Blackout => Fault::Blackout,
         FaultKind::Pause => Fault::Pause { target },
         FaultKind::WallJump => {

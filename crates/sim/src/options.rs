@@ -60,6 +60,9 @@ pub struct Shape {
     pub spares: usize,
     /// Whether replicas move, keyspaces come and go, and nodes join.
     pub changes: bool,
+    /// Logs are damaged in this run: nobody is made a witness, since what a damaged copy and a
+    /// witness hold together nobody else may have.
+    pub spoils: bool,
     /// Holders of leases and locks.
     pub holders: usize,
     /// Lanes of every node.
@@ -125,6 +128,7 @@ impl Shape {
             nodes,
             spares: spares.min(7 - nodes),
             changes,
+            spoils: false,
             holders: *rng.pick(&[0, 0, 2, 3, 4]).expect("not empty"),
             lanes: rng.range(1, 4) as u16,
             shards: rng.range(1, 5) as usize,

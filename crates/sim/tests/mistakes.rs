@@ -55,7 +55,7 @@ fn an_engine_ahead_of_its_record_is_caught() {
 
 #[test]
 fn logs_cut_above_what_is_persisted_are_caught() {
-    is_caught(Mistake::LogCutTooFar, &["liveness", "durability", "state machine safety"]);
+    is_caught(Mistake::LogCutTooFar, &["log cut"]);
 }
 
 #[test]

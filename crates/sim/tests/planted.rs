@@ -33,7 +33,8 @@ fn promising_before_the_sync_is_caught() {
 
 #[test]
 fn calling_the_engine_persisted_too_early_is_caught() {
-    is_caught(Plant::PersistLie, &["liveness", "durability", "state machine safety"]);
+    let checkers = ["log cut", "liveness", "durability", "state machine safety"];
+    is_caught(Plant::PersistLie, &checkers);
 }
 
 #[test]

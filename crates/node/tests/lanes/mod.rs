@@ -32,7 +32,7 @@ pub struct Node {
     pub id: NodeId,
     pub lane: Lane,
     log: LogWriter,
-    disk: MemDisk,
+    pub disk: MemDisk,
     engine: MemEngine,
     pub inputs: Vec<Input>,
     pub is_up: bool,
@@ -47,13 +47,15 @@ pub struct Cluster {
     pub now: Time,
     /// Nodes that hear nobody and nobody hears.
     pub cut: BTreeSet<NodeId>,
+    /// Whose log writes never end.
+    pub stalled: BTreeSet<NodeId>,
     pub loses: Loses,
     answers: Vec<Answer>,
     next_call: u64,
     upkeep: Upkeep,
     founders: Vec<NodeId>,
     /// The newest catalog that any node has seen.
-    newest: Catalog,
+    pub newest: Catalog,
 }
 
 impl Cluster {
@@ -64,6 +66,7 @@ impl Cluster {
             nodes: BTreeMap::new(),
             now: Time::from_millis(1),
             cut: BTreeSet::new(),
+            stalled: BTreeSet::new(),
             loses: Box::new(|_, _, _| false),
             answers: Vec::new(),
             next_call: 0,
@@ -108,6 +111,7 @@ impl Cluster {
             engine: Arc::new(engine.clone()) as Arc<dyn Engine>,
             log: log.reader(),
             recovered: recovered.shards,
+            lost: recovered.unexplained,
             founding,
         };
         let config = LaneConfig {
@@ -164,7 +168,7 @@ impl Cluster {
             node.lane.turn(self.now, wall, &mut node.inputs, &mut output);
             self.answers.append(&mut output.answers);
             mail.extend(output.messages.into_iter().map(|(to, m)| (id, to, m)));
-            if let Some(write) = output.write {
+            if let Some(write) = output.write.filter(|_| !self.stalled.contains(&id)) {
                 let written = node.log.write(&[write.batch]).unwrap();
                 mail.extend(write.after.into_iter().map(|(to, m)| (id, to, m)));
                 let (ticket, entries) = (write.ticket, written.entries);
@@ -173,6 +177,9 @@ impl Cluster {
             if let Some(request) = output.persist {
                 node.engine.persist().unwrap();
                 node.inputs.push(Input::Persisted { request });
+            }
+            for keyspace in output.dropped {
+                node.engine.drop_keyspace(keyspace).unwrap();
             }
             let mut changed: Vec<Descriptor> = Vec::new();
             for event in output.catalog {
@@ -234,6 +241,11 @@ impl Cluster {
     /// Hands many requests over at once; each keeps the number and origin that it has.
     pub fn send(&mut self, node: NodeId, requests: Vec<Request>) {
         self.nodes.get_mut(&node).unwrap().inputs.push(Input::Requests(requests));
+    }
+
+    /// Tells a node what the catalog says.
+    pub fn tell(&mut self, node: NodeId, descriptors: Vec<Descriptor>) {
+        self.nodes.get_mut(&node).unwrap().inputs.push(Input::Catalog(descriptors));
     }
 
     /// Takes all answers that nobody waits for.

@@ -318,6 +318,7 @@ fn open_lanes(
     };
     let mut by_lane: Vec<_> =
         (0..hub.lanes.count()).map(|_| std::collections::BTreeMap::new()).collect();
+    let lost = recovered.unexplained;
     for (shard, state) in recovered.shards {
         by_lane[usize::from(hub.lanes.lane_of(shard).0)].insert(shard, state);
     }
@@ -327,6 +328,7 @@ fn open_lanes(
             engine: hub.engine.clone(),
             log: writer.reader(),
             recovered,
+            lost: lost.clone(),
             founding: founding.clone(),
         };
         lanes.push((lane, Lane::open(lane_config(config, hub, lane), hub.now(), start)?));

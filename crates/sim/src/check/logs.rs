@@ -82,6 +82,8 @@ pub struct Logs {
     leaving: BTreeSet<(ShardId, NodeId)>,
     /// Replicas that were given up.
     removed: BTreeSet<(ShardId, NodeId)>,
+    /// Replicas that lost some of their log and have no snapshot since.
+    amnesiac: BTreeSet<(ShardId, NodeId)>,
 }
 
 impl Logs {
@@ -158,6 +160,9 @@ impl Logs {
         kept: Kept,
     ) {
         self.copies.entry((stage, shard, node)).or_default().start(first, kept);
+        if stage == Stage::Durable && kept == Kept::Nothing {
+            self.amnesiac.remove(&(shard, node));
+        }
     }
 
     /// `node` no longer has a replica of `shard`.
@@ -166,6 +171,9 @@ impl Logs {
         if !self.founded.contains_key(&shard) {
             // Its keyspace was dropped: who has not heard of that counts copies that are gone.
             self.dropped.insert(shard);
+        }
+        if stage == Stage::Durable {
+            self.amnesiac.remove(&(shard, node));
         }
         match stage {
             Stage::Issued => self.leaving.insert((shard, node)),
@@ -257,6 +265,26 @@ impl Logs {
         let now = Copy { first, entries };
         self.copies.insert((Stage::Durable, shard, node), now.clone());
         self.copies.insert((Stage::Issued, shard, node), now);
+        self.amnesiac.insert((shard, node));
+    }
+
+    /// True when `node` has lost some of its log of `shard` and no snapshot has replaced it: it has
+    /// forgotten what it acknowledged and must not vote (trap T14).
+    #[must_use]
+    pub fn is_amnesiac(&self, node: NodeId, shard: ShardId) -> bool {
+        self.amnesiac.contains(&(shard, node))
+    }
+
+    /// The shards of which `node` had a log that is not among these, and that it had not given up.
+    #[must_use]
+    pub fn absent(&self, node: NodeId, shards: &BTreeSet<ShardId>) -> Vec<ShardId> {
+        let had = self.copies.keys().filter(|(stage, shard, n)| {
+            *stage == Stage::Durable
+                && *n == node
+                && !shards.contains(shard)
+                && !self.leaving.contains(&(*shard, node))
+        });
+        had.map(|(_, shard, _)| *shard).collect()
     }
 
     /// `node` acts as the leader of `shard` in `term` for the first time.
@@ -369,8 +397,8 @@ impl Logs {
         last.map_or(LogIndex::ZERO, |(index, _)| *index)
     }
 
-    /// What stands in a log. A witness's commands are blank, and stand for what the leader had there
-    /// before it sent them.
+    /// What stands in a log. A witness's commands are blank, and stand for what the leader had
+    /// there before it sent them.
     fn mark(&self, shard: ShardId, entry: &Entry) -> Mark {
         let is_blank = entry.kind == EntryKind::Commands && entry.payload.is_empty();
         let whole = self.known.get(&(shard, entry.index, entry.term)).filter(|_| is_blank);

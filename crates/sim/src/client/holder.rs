@@ -265,10 +265,14 @@ impl Holder {
 
     fn next_beat(&mut self, around: &mut Around<'_>) {
         let Some(session) = self.session else { return };
-        // Now and then too late.
-        let part = if self.rng.chance(1, 15) { session.ttl * 2 } else { session.ttl / 3 };
-        let nanos = u64::try_from(part.as_nanos()).unwrap_or(u64::MAX).max(2);
-        let delay = Duration::from_nanos(self.rng.range(1, nanos));
+        // Now and then too late, or at the very moment when the lease ends.
+        let (from, to) = match self.rng.below(30) {
+            0..2 => (Duration::ZERO, session.ttl * 2),
+            2..4 => (session.ttl - session.ttl / 100, session.ttl + session.ttl / 100),
+            _ => (Duration::ZERO, session.ttl / 3),
+        };
+        let nanos = |length: Duration| u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
+        let delay = Duration::from_nanos(self.rng.range(nanos(from) + 1, nanos(to) + 2));
         self.desk.set_timer(BEAT, delay, around);
     }
 

@@ -409,7 +409,7 @@ impl Operator {
                 (plan::members::prefer(catalog, shard, node), None)
             }
             _ => {
-                let is_witness = self.rng.chance(1, 3);
+                let is_witness = self.rng.chance(1, 3) && !around.shell.shape.spoils;
                 if let Some(node) = witness.filter(|_| is_witness) {
                     let planned = plan::members::remove(catalog, shard, node);
                     return self.change(planned, Some(node), around);

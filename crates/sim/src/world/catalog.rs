@@ -56,7 +56,7 @@ impl SimNode {
         // A learner is not told that it was taken out of the group, and misses no leader; a witness
         // has no catalog.
         let votes = |m: &ReplicaMember| m.node == me && m.role == Role::Voter;
-        let is_voter = system.is_none_or(|d| d.members.iter().any(votes));
+        let is_voter = system.is_some_and(|d| d.members.iter().any(votes));
         if (hears && is_voter) || !running.beats.is_multiple_of(ASK_EVERY) {
             return;
         }

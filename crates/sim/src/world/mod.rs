@@ -104,11 +104,13 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(options: &Options) -> Self {
         let mut rng = Rng::new(options.seed);
-        let shape = Shape::random(&mut rng, options);
+        let mut shape = Shape::random(&mut rng, options);
         let settings = lane_settings(&mut rng);
         let (nodes, shards) = (shape.all_nodes(), shape.shards + 1);
         let scale = Scale { nodes, shards, duration: shape.duration };
         let schedule = Schedule::random(&mut rng, scale, &options.faults);
+        let spoils = |kind| matches!(kind, FaultKind::BitFlip | FaultKind::LostStretch);
+        shape.spoils = schedule.faults.iter().any(|planned| spoils(planned.kind));
         let network = Network::new(rng.fork(), shape.network);
         let mut fabric = Fabric::new(network, Trace::new(options.lines_max), rng.fork());
         fabric.say(format_args!("{shape:?}"));

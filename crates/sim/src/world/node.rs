@@ -137,11 +137,13 @@ impl SimNode {
                 engine: engine.clone(),
                 log: reader.clone(),
                 recovered: recovered.shards.extract_if(.., |shard, _| mine(shard)).collect(),
+                lost: recovered.unexplained.clone(),
                 founding: shell.founding_of(self.id),
             };
             let seed = self.rng.next_u64();
             let config = lane_config(&shell.settings, self.id, number, shell.shape.lanes, seed);
             let lane = Lane::open(config, now, start).map_err(|e| e.to_string())?;
+            self.look_for_gaps(&lane, observer);
             lanes.push(SimLane {
                 lane,
                 inputs: Vec::new(),
@@ -174,8 +176,10 @@ impl SimNode {
         shards: &BTreeMap<ShardId, atoll_storage::RecoveredShard>,
         observer: &mut Observer,
     ) {
-        if !self.is_hurt {
-            observer.present(self.id, &shards.keys().copied().collect());
+        let present = shards.keys().copied().collect();
+        match self.is_hurt {
+            true => observer.may_have_lost(self.id, &present),
+            false => observer.present(self.id, &present),
         }
         for (shard, recovered) in shards {
             let log = &recovered.log;
@@ -187,7 +191,7 @@ impl SimNode {
             };
             let result = match read {
                 Ok(()) if recovered.damaged.is_some() => {
-                    observer.logs.damaged(self.id, *shard, first, &entries);
+                    observer.damaged(self.id, *shard, first, &entries);
                     Ok(())
                 }
                 Ok(()) => observer.logs.recovered(self.id, *shard, first, &entries),
@@ -197,6 +201,16 @@ impl SimNode {
                 )),
             };
             observer.note(result);
+        }
+    }
+
+    /// A log is cut only below what the engine keeps: on a disk that was not damaged the two meet.
+    fn look_for_gaps(&self, lane: &Lane, observer: &mut Observer) {
+        for (shard, ..) in lane.conditions().filter(|_| !self.is_hurt) {
+            let trouble = lane.trouble(shard).filter(|text| text.contains("its log begins after"));
+            if let Some(text) = trouble {
+                observer.report("log cut", format!("shard {shard} node {}: {text}", self.id));
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use atoll_base::{NodeId, ShardId, Term};
+use atoll_base::{Entry, LogIndex, NodeId, ShardId, Term};
 use atoll_node::{LogWrite, Output};
 use atoll_raft::{Body, Message};
 use atoll_replica::{PeerBody, PeerMessage};
@@ -68,6 +68,26 @@ impl Observer {
         }
     }
 
+    /// `node`, whose log was damaged, came back with logs of these shards: of others it may have
+    /// lost all.
+    pub(crate) fn may_have_lost(&mut self, node: NodeId, shards: &BTreeSet<ShardId>) {
+        for shard in self.logs.absent(node, shards) {
+            self.damaged(node, shard, LogIndex(1), &[]);
+        }
+    }
+
+    /// `node` came back knowing that it lost something of `shard`; this is what it still has.
+    pub(crate) fn damaged(
+        &mut self,
+        node: NodeId,
+        shard: ShardId,
+        first: LogIndex,
+        entries: &[Entry],
+    ) {
+        self.logs.damaged(node, shard, first, entries);
+        self.elections.forgot(shard, node);
+    }
+
     fn gone(&mut self, node: NodeId, shard: ShardId) {
         self.elections.forgot(shard, node);
         self.machines.removed(shard, node);
@@ -112,6 +132,14 @@ impl Observer {
             Body::VoteReply { ballot } if ballot.is_yes() => {
                 let result = self.elections.voted(message.shard, node, *term, *to);
                 self.note(result);
+                if self.logs.is_amnesiac(node, message.shard) {
+                    let shard = message.shard;
+                    let what = format!(
+                        "shard {shard} term {term}: node {node}, which lost some of its log, votes \
+                         for node {to}"
+                    );
+                    self.report("election safety", what);
+                }
                 if self.logs.is_blank(node, message.shard) {
                     let shard = message.shard;
                     let what = format!(

@@ -15,6 +15,10 @@ use crate::network::{LinkOrder, NetworkProfile, Place};
 
 /// Bytes that a full disk has left.
 const ROOM_BYTES: u64 = 1_000;
+/// Where the records of a segment begin.
+const RECORDS_FROM: u64 = 64;
+/// Bytes of a short lost stretch.
+const LOST_BYTES_MAX: u64 = 700;
 
 impl World {
     pub(super) fn strike(&mut self, i: usize) {
@@ -55,9 +59,7 @@ impl World {
             Fault::Crash { target, damage } => {
                 let node = self.resolve(target);
                 self.power_off(node, extra);
-                if damage == Damage::BitFlip {
-                    self.flip_bit(node);
-                }
+                self.hurt(node, damage);
             }
             Fault::Blackout => {
                 for i in 0..self.nodes.len() {
@@ -188,14 +190,9 @@ impl World {
         self.fabric.queue.after(off, Event::Boot { node, life });
     }
 
-    /// Turns a bit of an entry that was durable before the last write over, on few nodes only: data
-    /// that a majority has lost is lost.
-    fn flip_bit(&mut self, node: NodeId) {
-        if self.shell.shape.changes {
-            // A founder that never held anything counts as a newcomer once its shard's description
-            // has moved on: with a damaged copy beside it a group of three could elect nobody.
-            return;
-        }
+    /// Damages what was durable in a node's log before its last write, on few nodes only: data that
+    /// a majority has lost is lost.
+    fn hurt(&mut self, node: NodeId, damage: Damage) {
         let hurt = self.nodes.iter().filter(|node| node.is_hurt).count();
         let it = &mut self.nodes[index(node)];
         if !it.is_hurt && hurt >= self.hurt_max {
@@ -203,11 +200,27 @@ impl World {
         }
         let Some(Location { segment, offset, len }) = it.old_entry else { return };
         let path = log_dir().join(format!("{segment:016x}.seg"));
-        let at = u64::from(offset) + self.rng.below(u64::from(len));
-        if it.disk.flip_bit(&path, at, self.rng.below(8) as u8).is_ok() {
+        let (at, done) = match damage {
+            Damage::None => return,
+            Damage::BitFlip => {
+                let at = u64::from(offset) + self.rng.below(u64::from(len));
+                (at, it.disk.flip_bit(&path, at, self.rng.below(8) as u8).is_ok())
+            }
+            Damage::LostStretch => {
+                // Now and then all that the segment holds up to there.
+                let end = u64::from(offset) + self.rng.below(u64::from(len));
+                let all = self.rng.chance(1, 3);
+                let at = if all { RECORDS_FROM } else { self.rng.range(RECORDS_FROM, end + 1) };
+                let most = if all { u64::MAX } else { self.rng.range(1, LOST_BYTES_MAX) };
+                let garbage = vec![0xee; (end - at).min(most) as usize];
+                let is_there = it.disk.contents(&path).is_ok();
+                (at, is_there && it.disk.overwrite(&path, at, &garbage).is_ok())
+            }
+        };
+        if done {
             it.is_hurt = true;
             let path = path.display();
-            self.fabric.say(format_args!("n{node}: a bit of {path} turns over at {at}"));
+            self.fabric.say(format_args!("n{node}: {damage:?} in {path} at {at}"));
         }
     }
 

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use atoll_base::EntryKind;
 use bytes::Bytes;
 
@@ -107,4 +109,18 @@ fn a_durable_entry_that_recovery_lost_is_caught() {
     logs.recovered(NodeId(1), S, LogIndex(1), &[entry(1, 1, "a"), entry(2, 1, "b")]).unwrap();
     let lost = logs.recovered(NodeId(1), S, LogIndex(1), &[entry(1, 1, "a")]);
     assert_eq!(name(lost), "log durability");
+}
+
+#[test]
+fn who_lost_some_of_its_log_is_known_until_a_snapshot_replaces_it() {
+    let mut logs = three();
+    put(&mut logs, 1, &entry(1, 1, "a")).unwrap();
+    assert_eq!(logs.absent(NodeId(1), &BTreeSet::new()), [S]);
+    assert!(!logs.is_amnesiac(NodeId(1), S));
+    logs.damaged(NodeId(1), S, LogIndex(1), &[]);
+    assert!(logs.is_amnesiac(NodeId(1), S));
+    logs.start(Stage::Durable, NodeId(1), S, LogIndex(2), Kept::Suffix);
+    assert!(logs.is_amnesiac(NodeId(1), S), "a cut heals nothing");
+    logs.start(Stage::Durable, NodeId(1), S, LogIndex(2), Kept::Nothing);
+    assert!(!logs.is_amnesiac(NodeId(1), S));
 }
