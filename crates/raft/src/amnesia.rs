@@ -13,7 +13,8 @@
 //! - *It votes for a term, not for a log.* Its ballot keeps a second leader out of the term, and
 //!   the candidate must be granted by so many others with a whole memory that one of them is in
 //!   every replication quorum ([`quorum::tally`](crate::quorum::tally)).
-//! - *It is whole again* when its log is durable, and equal to that of its term's leader, up to what
+//! - *It is whole again* when its log is durable, and equal to that of its term's leader, up to
+//!   what
 //!   that leader had when it learned of the loss.
 //!
 //! # Why that is safe
@@ -22,11 +23,13 @@
 //! voters that granted `C` with a whole memory is a `V` of `Q`. If `V` acknowledged `e` in this
 //! life of its log, it has `e` and compared logs: `C` has `e` too, as the paper shows. If in an
 //! earlier life, it became whole since, under a leader `L` of a term of at least `t` (terms survive
-//! the loss, and messages of earlier terms are ignored). `L` had `e` when it learned of the loss: it
+//! the loss, and messages of earlier terms are ignored). `L` had `e` when it learned of the loss:
+//! it
 //! either sent `e` itself, or was elected after `t` and has `e` by this same argument. So `V` has
 //! `e`. One leader a term (I1) needs only votes, and those are durable as before.
 //!
-//! Where the vote may be lost as well ([`Amnesia::Votes`]) the replica gives none before it is whole.
+//! Where the vote may be lost as well ([`Amnesia::Votes`]) the replica gives none before it is
+//! whole.
 //! That is not enough for I1: an earlier vote may be under way to a candidate of a term that its
 //! leader knows nothing of. A replica that lost its vote for certain must come back under another
 //! identity, as one that lost its disk.
@@ -40,8 +43,8 @@ use crate::config::planted;
 use crate::core::{RaftCore, Turn};
 use crate::membership::Role;
 use crate::message::Body;
-use crate::output::Amnesia;
 use crate::progress::SendState;
+use crate::quorum::Amnesia;
 use crate::quorum::Ballot;
 use crate::snapshot::StateHeld;
 

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use crate::config::planted;
 use crate::core::{CoreRole, RaftCore, Turn};
 use crate::message::Body;
-use crate::output::Amnesia;
+use crate::quorum::Amnesia;
 use crate::quorum::{self, Ballot, Tally};
 
 /// Why a replica campaigns.
@@ -234,7 +234,8 @@ impl RaftCore {
         }
     }
 
-    /// True when a log that ends so is at least as current as this one (paper 5.4.1). A replica with
+    /// True when a log that ends so is at least as current as this one (paper 5.4.1). A replica
+    /// with
     /// amnesia can't tell, and says so in its ballot.
     fn is_current(&self, last_index: LogIndex, last_term: Term) -> bool {
         planted!(self.config, VoteForStaleLog)

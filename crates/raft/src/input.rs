@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::membership::Membership;
 use crate::message::Message;
-use crate::output::Amnesia;
+use crate::quorum::Amnesia;
 
 /// The caller's name for a read request; comes back when the read may be served.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

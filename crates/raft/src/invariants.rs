@@ -73,7 +73,8 @@ mod tests {
     use crate::input::Input;
     use crate::membership::Membership;
     use crate::message::{Body, Message};
-    use crate::output::{Amnesia, HardState, Output};
+    use crate::output::{HardState, Output};
+    use crate::quorum::Amnesia;
     use crate::quorum::Ballot;
     use crate::reader::{LogReader, ReadError};
     use crate::snapshot::StateHeld;

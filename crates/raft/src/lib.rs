@@ -32,7 +32,8 @@
 //! - I2 A leader never overwrites its log.
 //! - I3 The same (index, term) means the same entries up to there.
 //! - I4 A leader has every committed entry.
-//! - I5 applied <= handed over to apply <= committed <= last; the first two are durable here. None of
+//! - I5 applied <= handed over to apply <= committed <= last; the first two are durable here.
+//!   None of
 //!   them falls, but where a replica whose log was lost starts over from a snapshot.
 //! - I6 `matched < next` for every follower.
 //! - I7 Vote and term never go back.
@@ -50,7 +51,8 @@
 //! # Map
 //! `core` holds the state and dispatches; `election`, `replication` (the leader's side),
 //! `following` (the follower's), `reads`, `change`, `transfer`, `snapshot`, `amnesia`, `quiet` are
-//! the protocol's parts, each an `impl` of the core with its own essay; [`tail`], `writes`, `history`,
+//! the protocol's parts, each an `impl` of the core with its own essay; [`tail`], `writes`,
+//! `history`,
 //! [`progress`], [`quorum`], [`membership`] are plain data with their own tests; `invariants`
 //! asserts.
 
@@ -84,7 +86,7 @@ pub use core::{CoreRole, RaftCore};
 pub use input::{Input, ReadContext};
 pub use membership::{Member, Membership, MembershipError, QuorumRule, Role};
 pub use message::{Body, Message};
-pub use output::{Amnesia, HardState, Output, ProposalOutcome, Write};
+pub use output::{HardState, Output, ProposalOutcome, Write};
 pub use progress::{Progress, SendState};
-pub use quorum::Ballot;
+pub use quorum::{Amnesia, Ballot};
 pub use reader::{LogReader, ReadError};

@@ -14,6 +14,7 @@ use atoll_base::{Entry, LogIndex, NodeId, Term};
 use crate::input::ReadContext;
 use crate::membership::Membership;
 use crate::message::Message;
+use crate::quorum::Amnesia;
 
 /// What must survive a restart besides entries (Raft paper, figure 2).
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -29,18 +30,6 @@ pub struct HardState {
     pub life: u64,
     /// What is missing since such a loss, until all of it is here again.
     pub amnesia: Amnesia,
-}
-
-/// What a replica may have forgotten of its promises.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
-pub enum Amnesia {
-    /// Nothing.
-    #[default]
-    None,
-    /// Entries that it acknowledged. Its term and vote are what they were.
-    Entries,
-    /// Entries, and whom it voted for.
-    Votes,
 }
 
 /// One write to the log. May be empty but for `after`: then those wait for the writes before it.

@@ -87,7 +87,8 @@ impl Progress {
         self.window.clear();
     }
 
-    /// It speaks of a life of its log; one that is news begins with nothing. `last` ends the leader's
+    /// It speaks of a life of its log; one that is news begins with nothing. `last` ends the
+    /// leader's
     /// log.
     pub(crate) fn meet_life(&mut self, life: u64, last: LogIndex) {
         if life > self.life {

@@ -4,11 +4,13 @@
 //! What heartbeats did is then done by the node layer, which knows for all groups at once whether a
 //! node is alive. Everything wakes a quiet group: a proposal or read at the leader, a message, a
 //! follower that lost the notice and asks for votes, news of the leader's node or a follower's, an
-//! owner that needs the group ([`Input::Wake`](crate::Input::Wake)), a leader that ceases to be one.
+//! owner that needs the group ([`Input::Wake`](crate::Input::Wake)), a leader that ceases to be
+//! one.
 //!
 //! Quiet is never a safety matter: a quiet follower grants votes by the same rules as others. It is
 //! one of liveness, and rests on a contract: the owner tells of a node that it talked with and that
-//! is gone, or was gone for a moment, *always*, and lets no follower go quiet for a leader on a node
+//! is gone, or was gone for a moment, *always*, and lets no follower go quiet for a leader on a
+//! node
 //! that it does not talk with, since of that one it would have no news. While the leader's node is
 //! not gone a quiet follower protects its leader as if it had just been heard; asked for a vote, it
 //! wakes, asks the leader for a sign, and protects it for one timeout more.

@@ -30,6 +30,18 @@ impl Ballot {
     }
 }
 
+/// What a replica may have forgotten of its promises.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+pub enum Amnesia {
+    /// Nothing.
+    #[default]
+    None,
+    /// Entries that it acknowledged. Its term and vote are what they were.
+    Entries,
+    /// Entries, and whom it voted for.
+    Votes,
+}
+
 /// How an election stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Tally {

@@ -13,9 +13,10 @@ use crate::config::planted;
 use crate::core::{CoreRole, RaftCore, Turn};
 use crate::membership::{Membership, Role};
 use crate::message::Body;
-use crate::output::{Amnesia, ProposalOutcome};
+use crate::output::ProposalOutcome;
 use crate::progress::{Progress, SendState};
 use crate::quorum;
+use crate::quorum::Amnesia;
 use crate::reader::ReadError;
 
 impl RaftCore {

@@ -11,7 +11,8 @@ use world::shrink::{Shrunk, run, shrink};
 use world::walk::walk;
 
 /// Every mistake that breaks a promise. `NoPreVote` and `NoCheckQuorum` only cost availability, and
-/// `ChangeBeforeCommit` is harmless as long as every change of voters is joint; `OldLifeCounts` has a
+/// `ChangeBeforeCommit` is harmless as long as every change of voters is joint; `OldLifeCounts`
+/// has a
 /// test of its own.
 const BUGS: [Bug; 16] = [
     Bug::VoteTwice,
@@ -94,7 +95,8 @@ fn a_failing_walk_shrinks_to_a_short_script() {
     }
 }
 
-/// Counting an acknowledgement of an earlier life breaks no promise, since what it speaks of is owed;
+/// Counting an acknowledgement of an earlier life breaks no promise, since what it speaks of is
+/// owed;
 /// but its entries are then never sent again. Walks meet that too seldom, so a golden script is
 /// played with the mistake.
 #[test]

@@ -157,7 +157,8 @@ impl Checks {
         }
         let holds = |n: NodeId| {
             replicas.get(&n).is_some_and(|r| {
-                // An acknowledgement may be under way when its log is lost; its votes count for less
+                // An acknowledgement may be under way when its log is lost; its votes count for
+                // less
                 // until it has the entry again, which `check_memory` and later I4 see to.
                 !r.remembers()
                     || r.disk.first_index() > index

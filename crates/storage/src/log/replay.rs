@@ -178,7 +178,8 @@ impl ShardReplay {
         self.start.map_or((LogIndex(1), Term::ZERO), |(first, prev_term, _)| (first, prev_term))
     }
 
-    /// The shard's log up to the first entry that is missing, and what is wrong, if anything is, and
+    /// The shard's log up to the first entry that is missing, and what is wrong, if anything is,
+    /// and
     /// how much of the replica's promises that may cost.
     pub(crate) fn finish(
         self,
