@@ -132,14 +132,6 @@ impl Observer {
             Body::VoteReply { ballot } if ballot.is_yes() => {
                 let result = self.elections.voted(message.shard, node, *term, *to);
                 self.note(result);
-                if self.logs.is_amnesiac(node, message.shard) {
-                    let shard = message.shard;
-                    let what = format!(
-                        "shard {shard} term {term}: node {node}, which lost some of its log, votes \
-                         for node {to}"
-                    );
-                    self.report("election safety", what);
-                }
                 if self.logs.is_blank(node, message.shard) {
                     let shard = message.shard;
                     let what = format!(
