@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use atoll_base::{KeyspaceId, LogIndex, NodeId, ShardId, Term, Time};
+use atoll_base::{Epoch, KeyspaceId, LogIndex, NodeId, ShardId, Term, Time};
 use atoll_coord::Descriptor;
 use atoll_machine::{
     Event, EventKind, KeyEnd, KeyRange, KeyValue, MachineError, RangeQuery, Record, ShardMachine,
@@ -235,13 +235,7 @@ impl Lane {
             let reason = "it is new and waits for a snapshot from the leader".to_owned();
             condition = Condition::Rebuilding { reason };
         }
-        records::put_descriptor(&mut self.turn.applied, &descriptor);
-        if !founding.members.is_empty() {
-            records::put_founding(&mut self.turn.applied, shard, &founding);
-        }
-        if left.is_some_and(|epoch| descriptor.epoch > epoch) {
-            records::remove_gravestone(&mut self.turn.applied, shard);
-        }
+        self.record(&descriptor, &founding, left);
         if is_newcomer || has_amnesia || may_be_lost {
             forgot = Amnesia::Votes;
         }
@@ -264,6 +258,24 @@ impl Lane {
             replica.follow_role(turn);
         });
         Ok(())
+    }
+
+    /// Writes down what describes a replica that is here; a gravestone goes when a later
+    /// description brings it back.
+    fn record(
+        &mut self,
+        descriptor: &Descriptor,
+        founding: &Membership,
+        gravestone: Option<Epoch>,
+    ) {
+        let applied = &mut self.turn.applied;
+        records::put_descriptor(applied, descriptor);
+        if !founding.members.is_empty() {
+            records::put_founding(applied, descriptor.shard, founding);
+        }
+        if gravestone.is_some_and(|epoch| descriptor.epoch > epoch) {
+            records::remove_gravestone(applied, descriptor.shard);
+        }
     }
 
     /// What the engine holds of the replica.

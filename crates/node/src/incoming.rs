@@ -205,8 +205,8 @@ impl Replica {
         Ok(())
     }
 
-    /// The first chunk is there, or none will come: the old state goes, some of it each turn, before
-    /// the new one is installed.
+    /// The first chunk is there, or none will come: the old state goes, some of it each turn,
+    /// before the new one is installed.
     fn begin_install(&mut self, then: Successor, turn: &mut Turn) -> Result<(), String> {
         let index = self.incoming.as_ref().map_or(LogIndex::ZERO, |i| i.index);
         if !self.group.core().accepts_snapshot(index, self.incoming_term()) {

@@ -16,6 +16,7 @@ mod catalog;
 mod judge;
 pub(crate) mod log;
 pub(crate) mod node;
+mod notable;
 pub(crate) mod observer;
 mod phases;
 mod strike;

@@ -12,11 +12,11 @@ use std::time::Duration;
 use atoll_base::{KeyspaceId, LaneId, NodeId, Rng, ShardId, Time};
 use atoll_coord::{Catalog, Origin, Request};
 use atoll_node::{Input, Lane, LaneStart, LogWrite, Output};
-use atoll_raft::Body;
-use atoll_replica::{PeerBody, PeerMessage};
+use atoll_replica::PeerMessage;
 use atoll_storage::{Engine, Location, LogError, MemDisk, MemEngine};
 
 use super::log::{SimLog, WriteEnd, write_time};
+use super::notable::is_notable;
 use super::observer::Observer;
 use crate::clock::NodeClock;
 use crate::fabric::{Event, Fabric, Life, Packet};
@@ -585,20 +585,5 @@ impl SimNode {
         let Some(running) = &self.running else { return (0, 0) };
         let waiting = running.lanes.iter().map(|it| it.inputs.len()).max().unwrap_or(0);
         (waiting, running.log.backlog())
-    }
-}
-
-/// Messages that are rare enough to keep a line of.
-fn is_notable(message: &PeerMessage) -> bool {
-    match &message.body {
-        PeerBody::Raft(message) => matches!(
-            message.body,
-            Body::Snapshot { .. }
-                | Body::SnapshotReply { .. }
-                | Body::Amnesia { .. }
-                | Body::Owed { .. }
-                | Body::Vote { .. }
-        ),
-        PeerBody::SnapshotPull { .. } | PeerBody::SnapshotChunk { .. } => true,
     }
 }
