@@ -19,11 +19,9 @@
 //! - **L3** Nothing from a peer is delivered before its hello was checked: same cluster, meant for
 //!   this node, from a node that this one knows, in a format that this build speaks.
 //! - **L4** A peer counts as alive while both directions stand: we reached it, and it reached us
-//!   and
-//!   is heard. Who has nothing to say sends empty frames, so that a node that stands still while
-//! its
-//!   connections stay open (stopped, hung, its power gone) is known to be gone within
-//! `silence_max`.
+//!   and is heard. Who has nothing to say sends empty frames, so that a node that stands still
+//!   while its connections stay open (stopped, hung, its power gone) is known to be gone within
+//!   `silence_max`.
 
 mod founding;
 mod outbound;
