@@ -28,7 +28,7 @@ use crate::quorum;
 const IDLE_BEATS: u32 = 3;
 
 impl RaftCore {
-    /// True when heartbeats and timers rest ([`Config::quiesce`]).
+    /// True when heartbeats and timers rest ([`Config::quiesce`](crate::Config::quiesce)).
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         self.quiet

@@ -14,7 +14,7 @@ use atoll_coord::{
 use atoll_node::{Limits, LogWrite, Output, RaftSettings, Upkeep};
 use atoll_raft::{Body, Role};
 use atoll_replica::{PeerBody, PeerMessage};
-use atoll_storage::LogRecord;
+use atoll_storage::{LogHardState, LogRecord};
 use bytes::Bytes;
 
 use crate::options::Shape;
@@ -160,7 +160,12 @@ impl Shell {
             }
             Some(Plant::VotesForgotten) => {
                 let Some(write) = &mut output.write else { return };
-                write.batch.records.retain(|r| !matches!(r, LogRecord::HardState { .. }));
+                for record in &mut write.batch.records {
+                    if let LogRecord::HardState { state, .. } = record {
+                        let LogHardState { life, amnesia, .. } = *state;
+                        *state = LogHardState { life, amnesia, ..LogHardState::default() };
+                    }
+                }
             }
             Some(Plant::EntryDropped) if self.rng.chance(1, 50) => {
                 let Some(write) = &mut output.write else { return };

@@ -3,7 +3,7 @@
 use atoll_sim::{Options, Plant, run};
 
 /// Seeds after which a planted bug counts as missed.
-const SEEDS_MAX: u64 = 60;
+const SEEDS_MAX: u64 = 100;
 
 /// Plants `plant` until a run fails; the checker that saw it must be one of `checkers`.
 fn is_caught(plant: Plant, checkers: &[&str]) {

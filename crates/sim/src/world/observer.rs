@@ -6,7 +6,7 @@ use atoll_base::{Entry, LogIndex, NodeId, ShardId, Term};
 use atoll_node::{LogWrite, Output};
 use atoll_raft::{Body, Message};
 use atoll_replica::{PeerBody, PeerMessage};
-use atoll_storage::{LogRecord, StartReason};
+use atoll_storage::{LogAmnesia, LogRecord, StartReason};
 
 use crate::check::Violation;
 use crate::check::bounds::Bounds;
@@ -98,6 +98,11 @@ impl Observer {
             let result = match record {
                 LogRecord::Entry { shard, entry } => self.logs.append(stage, node, *shard, entry),
                 LogRecord::HardState { shard, state } if stage == Stage::Durable => {
+                    // Damage took term and vote. It gives no vote before it is rebuilt, and what it
+                    // told candidates is held against it all the same.
+                    if state.amnesia == LogAmnesia::Votes {
+                        self.elections.forgot(*shard, node);
+                    }
                     self.elections.promised(*shard, node, state.term, state.vote)
                 }
                 LogRecord::LogStart { shard, first, reason, .. } => {

@@ -28,6 +28,10 @@ pub(crate) struct ShardReplay {
     pub(crate) is_removed: bool,
     /// The segment that says that the shard is damaged.
     pub(crate) marked: Option<u64>,
+    /// A hard state came after that mark; it says whether votes are missing.
+    is_told: bool,
+    /// Something was lost since the last hard state.
+    votes_in_doubt: bool,
     entries: BTreeMap<LogIndex, ReplayedEntry>,
     /// A hard state that can't be read; cured by a later one.
     hard_state_damage: Option<String>,
@@ -55,6 +59,7 @@ impl Replay {
         let state = self.shards.entry(shard).or_default();
         if is_new && sequence != 1 {
             state.damage.clone_from(&self.unexplained);
+            state.votes_in_doubt = state.damage.is_some();
             state.sequence = sequence.wrapping_sub(1);
         }
         state.on_sequence(sequence, segment, found.offset);
@@ -120,6 +125,7 @@ impl ShardReplay {
                 format!("record {sequence} at {segment:x}:{offset} follows a gap from {expected}")
             });
             self.damage.get_or_insert(text);
+            self.votes_in_doubt = true;
         }
         self.sequence = sequence;
     }
@@ -134,6 +140,8 @@ impl ShardReplay {
             LogRecord::HardState { state, .. } => {
                 self.hard_state = Some((state, segment));
                 self.hard_state_damage = None;
+                self.is_told = true;
+                self.votes_in_doubt = false;
             }
             LogRecord::LogStart { first, prev_term, reason, .. } => {
                 self.start = Some((first, prev_term, segment));
@@ -142,11 +150,18 @@ impl ShardReplay {
                     StartReason::Cut => {}
                     StartReason::Snapshot => {
                         self.entries.clear();
-                        self.damage = None;
+                        // A snapshot stands for entries. A vote that was lost before it is known
+                        // again only by a hard state after the loss.
+                        let damage = self.damage.take();
+                        if self.votes_in_doubt {
+                            self.hard_state_damage = self.hard_state_damage.take().or(damage);
+                        }
                         self.marked = None;
+                        self.is_told = false;
                     }
                     StartReason::Damaged => {
                         self.marked = Some(segment);
+                        self.is_told = false;
                     }
                 }
             }
@@ -210,7 +225,9 @@ impl ShardReplay {
         let votes = self.damage.or(self.hard_state_damage).or(self.suspicion);
         let votes = votes.map(|text| (LogAmnesia::Votes, text));
         let marked = self.marked.map(|segment| format!("it was found damaged before {segment:x}"));
+        let untold = marked.clone().filter(|_| !self.is_told);
+        let untold = untold.map(|text| (LogAmnesia::Votes, text));
         let entries = missing.or(marked).map(|text| (LogAmnesia::Entries, text));
-        (log, votes.or(entries))
+        (log, votes.or(untold).or(entries))
     }
 }

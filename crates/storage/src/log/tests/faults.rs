@@ -202,6 +202,24 @@ fn a_segment_that_lost_its_end_is_damage_until_a_snapshot_cures_it() {
 }
 
 #[test]
+fn a_snapshot_does_not_bring_a_lost_vote_back() {
+    let disk = MemDisk::new(1);
+    let (mut log, _) = open(&disk);
+    log.write(&batch(&[vote(1, 2, 0, 0), put(2, 1, 1, b"x")])).unwrap();
+    let from = disk.contents(Path::new(SEGMENT)).unwrap().iter().rposition(|b| *b != 0).unwrap();
+    log.write(&batch(&[vote(1, 2, 3, 0)])).unwrap();
+    // Not a rebuild: whoever installs a snapshot knows its vote, and writes none.
+    log.write(&batch(&[start(1, 40, 1, StartReason::Snapshot)])).unwrap();
+    drop(log);
+    let from = (from as u64 + 1).next_multiple_of(8);
+    disk.overwrite(Path::new(SEGMENT), from, &[0xee; 48]).unwrap();
+    let recovered = &open(&disk).1.shards[&ShardId(1)];
+    assert_eq!(recovered.hard_state.map(|s| (s.term, s.vote)), Some((Term(2), None)));
+    assert!(recovered.damaged.is_some());
+    assert_eq!(recovered.forgot, LogAmnesia::Votes);
+}
+
+#[test]
 fn a_hole_that_could_be_anybodys_is_told() {
     let disk = MemDisk::new(1);
     let (mut log, _) = open(&disk);
