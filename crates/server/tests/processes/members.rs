@@ -4,18 +4,11 @@ use std::time::Duration;
 
 use atoll_client::{Client, NodeId, Role, ShardId};
 
-use crate::harness::{Cluster, Load, Process, Turn, eventually, leader, sized};
+use crate::harness::{Cluster, Load, Process, Turn, done, eventually, leader, sized};
 
 const HISTORY: &str = "--history-revisions=100000000";
 const LONG: Duration = Duration::from_secs(60);
 const DEFAULT: ShardId = ShardId(2);
-
-/// A command that must succeed; what it said.
-async fn done(cluster: &Cluster, args: &[&str]) -> String {
-    let (code, said) = cluster.run(args).await;
-    assert_eq!(code, 0, "{args:?}: {said}");
-    said
-}
 
 /// Who votes in a shard, ascending.
 async fn voters(client: &Client, shard: ShardId) -> Vec<u64> {

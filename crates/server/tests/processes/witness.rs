@@ -4,17 +4,10 @@ use std::time::Duration;
 
 use atoll_client::{Client, Role, ShardId};
 
-use crate::harness::{Cluster, Turn, eventually, leader};
+use crate::harness::{Cluster, Turn, done, eventually, leader};
 
 const LONG: Duration = Duration::from_secs(60);
 const DEFAULT: ShardId = ShardId(2);
-
-/// A command that must succeed; what it said.
-async fn done(cluster: &Cluster, args: &[&str]) -> String {
-    let (code, said) = cluster.run(args).await;
-    assert_eq!(code, 0, "{args:?}: {said}");
-    said
-}
 
 /// A command that must be refused with these words.
 async fn refused(cluster: &Cluster, args: &[&str], words: &str) {

@@ -43,6 +43,18 @@ async fn hears_all(mut watches: Watches, count: usize, first: i64, last: i64) {
     }
 }
 
+/// Carries out so many operations, as many in one transaction as etcd takes.
+async fn put_all(store: &Store, count: usize, op: impl Fn(usize) -> pb::RequestOp + Copy) {
+    let mut done = 0;
+    while done < count {
+        let some = 128.min(count - done);
+        let success = (done..done + some).map(op).collect();
+        let txn = pb::TxnRequest { success, ..Default::default() };
+        store.kv().txn(txn).await.expect("a txn");
+        done += some;
+    }
+}
+
 /// Trap T43: watchers share what happens, and one that does not read costs the others nothing: it
 /// has all of it in the end, whenever it reads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -100,14 +112,7 @@ async fn a_prefix_of_very_many_keys_is_watched() {
     let op = |n: usize| pb::RequestOp {
         request: Some(pb::request_op::Request::RequestPut(put(&format!("w/{n:08}"), "v"))),
     };
-    let mut done = 0;
-    while done < keys {
-        let some = 128.min(keys - done);
-        let success = (done..done + some).map(op).collect();
-        let txn = pb::TxnRequest { success, ..Default::default() };
-        store.kv().txn(txn).await.expect("a txn");
-        done += some;
-    }
+    put_all(&store, keys, op).await;
     within("all is told", LONG * 4, hearing).await.expect("each once, in order");
     // One that begins now hears what comes, not what is there; one from the past all of it.
     let now = watching(&store, 1).await;
@@ -148,14 +153,7 @@ async fn a_lease_with_very_many_keys_is_revoked_at_once() {
         let put = pb::PutRequest { lease, ..put(&format!("l/{n:08}"), "v") };
         pb::RequestOp { request: Some(pb::request_op::Request::RequestPut(put)) }
     };
-    let mut done = 0;
-    while done < keys {
-        let some = 128.min(keys - done);
-        let success = (done..done + some).map(op).collect();
-        let txn = pb::TxnRequest { success, ..Default::default() };
-        store.kv().txn(txn).await.expect("a txn");
-        done += some;
-    }
+    put_all(&store, keys, op).await;
     let over = pb::PutRequest { lease, ..put("l/over", "v") };
     if keys == 100_000 {
         store.kv().put(over).await.expect_err("a lease has 100,000 keys at most");

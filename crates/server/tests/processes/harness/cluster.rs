@@ -289,3 +289,10 @@ impl Drop for Cluster {
         self.nodes.iter_mut().for_each(|node| drop(node.take()));
     }
 }
+
+/// A command that must succeed; what it said.
+pub(crate) async fn done(cluster: &Cluster, args: &[&str]) -> String {
+    let (code, said) = cluster.run(args).await;
+    assert_eq!(code, 0, "{args:?}: {said}");
+    said
+}

@@ -7,7 +7,7 @@ mod process;
 mod turn;
 mod wait;
 
-pub(crate) use cluster::{Cluster, leader};
+pub(crate) use cluster::{Cluster, done, leader};
 pub(crate) use load::Load;
 pub(crate) use ports::Ports;
 pub(crate) use process::{Process, Signal, command, http_get, resident_bytes};
