@@ -6,7 +6,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
+use crate::cargo::command;
 use crate::tidy;
+use crate::torture;
 use crate::tree::Tree;
 
 /// One step of the gate.
@@ -28,6 +30,8 @@ pub(crate) enum Step {
     Walk,
     /// One simulator seed, twice.
     Simulate,
+    /// Two minutes of real processes under faults.
+    Torture,
 }
 
 /// Everything, in the order of the gate.
@@ -40,6 +44,7 @@ pub(crate) const ALL: &[Step] = &[
     Step::Doc,
     Step::Walk,
     Step::Simulate,
+    Step::Torture,
 ];
 
 /// How long the random walk takes.
@@ -65,6 +70,7 @@ impl Step {
             Self::Doc => "docs",
             Self::Walk => "random walk of the consensus core",
             Self::Simulate => "simulator smoke run",
+            Self::Torture => "torture of real processes",
         }
     }
 
@@ -89,6 +95,10 @@ impl Step {
             }
             Self::Walk => walk(root),
             Self::Simulate => simulate(root),
+            Self::Torture => Ok(match torture::run(root, torture::Options::default())? {
+                true => Outcome::Passed,
+                false => Outcome::Failed("see above".into()),
+            }),
         }
     }
 }
@@ -187,14 +197,6 @@ fn has_nextest(root: &Path) -> bool {
 
 fn cargo(root: &Path, args: &[&str]) -> Result<Outcome> {
     status(&mut command(root, args))
-}
-
-/// The cargo that runs us, so that a toolchain override reaches the steps too.
-fn command(root: &Path, args: &[&str]) -> Command {
-    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(program);
-    command.current_dir(root).args(args).stdin(Stdio::null());
-    command
 }
 
 fn status(command: &mut Command) -> Result<Outcome> {

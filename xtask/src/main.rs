@@ -4,15 +4,17 @@
 //! the house rules that the compiler and clippy cannot see; it reads the tree as [`tree`] lists it
 //! and the sources as [`source`] masks them, so every rule is a function that a test can feed.
 
+mod cargo;
 mod gate;
 mod source;
 mod tidy;
+mod torture;
 mod tree;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 const HELP: &str = "\
 usage: cargo x <task>
@@ -25,11 +27,13 @@ tasks:
   doc     rustdoc of the workspace, warnings denied
   walk    one minute of the consensus core's random walk
   sim     simulator smoke run: one seed twice, the two traces compared
+  torture real processes under load that are killed, lose power, stand still and are cut off from
+          each other: [--seconds 120] [--seed 1] [--nodes 3 or 5; without it 3, then 5]
   help    this text";
 
 fn main() -> ExitCode {
-    let task = std::env::args().nth(1);
-    match run(task.as_deref()) {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match run(args.first().map(String::as_str), args.get(1..).unwrap_or_default()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -40,8 +44,11 @@ fn main() -> ExitCode {
 }
 
 /// Runs one task; `false` means that it ran and something failed.
-fn run(task: Option<&str>) -> Result<bool> {
+fn run(task: Option<&str>, options: &[String]) -> Result<bool> {
     let root = root()?;
+    if let Some(option) = options.first().filter(|_| task != Some("torture")) {
+        bail!("this task takes no options, but was given {option}");
+    }
     match task {
         Some("check") => gate::run(&root, gate::ALL),
         Some("tidy") => gate::run(&root, &[gate::Step::Tidy]),
@@ -50,6 +57,7 @@ fn run(task: Option<&str>) -> Result<bool> {
         Some("doc") => gate::run(&root, &[gate::Step::Doc]),
         Some("walk") => gate::run(&root, &[gate::Step::Walk]),
         Some("sim") => gate::run(&root, &[gate::Step::Simulate]),
+        Some("torture") => torture::run(&root, torture::Options::parse(options)?),
         Some("help" | "--help" | "-h") => {
             println!("{HELP}");
             Ok(true)

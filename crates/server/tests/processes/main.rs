@@ -25,4 +25,5 @@ mod locks;
 mod members;
 mod scan;
 mod start;
+mod torture;
 mod witness;

@@ -41,6 +41,17 @@ struct Addresses {
     client: u16,
     peer: u16,
     http: u16,
+    /// Where the list of nodes says that peers reach it, if that is not where it listens.
+    told_peer: Option<u16>,
+    /// Variables that it is started with.
+    variables: Vec<(String, String)>,
+}
+
+impl Addresses {
+    fn reserve(ports: &mut Ports) -> Self {
+        let (client, peer, http) = (ports.reserve(), ports.reserve(), ports.reserve());
+        Self { client, peer, http, told_peer: None, variables: Vec::new() }
+    }
 }
 
 impl Cluster {
@@ -55,9 +66,7 @@ impl Cluster {
     /// A cluster of which nothing runs yet.
     pub(crate) fn prepare(nodes: usize, settings: &[&str]) -> Self {
         let mut ports = Ports::new();
-        let mut three =
-            || Addresses { client: ports.reserve(), peer: ports.reserve(), http: ports.reserve() };
-        let addresses = (0..nodes).map(|_| three()).collect();
+        let addresses = (0..nodes).map(|_| Addresses::reserve(&mut ports)).collect();
         let name = |flag: &str| flag.split('=').next().unwrap_or_default().to_owned();
         let is_given = |flag: &str| settings.iter().any(|s| name(s) == name(flag));
         let common = SETTINGS.iter().filter(|s| !is_given(s));
@@ -94,6 +103,17 @@ impl Cluster {
         format!("127.0.0.1:{}", self.addresses[node - 1].http)
     }
 
+    /// Before anything runs: the others reach `node` at this port, where something passes on what
+    /// they send.
+    pub(crate) fn tell_peer_port(&mut self, node: usize, port: u16) {
+        self.addresses[node - 1].told_peer = Some(port);
+    }
+
+    /// Whenever `node` is started from now on, these are in its environment.
+    pub(crate) fn set_variables(&mut self, node: usize, variables: Vec<(String, String)>) {
+        self.addresses[node - 1].variables = variables;
+    }
+
     /// All nodes' client addresses, as `--endpoints` wants them.
     pub(crate) fn endpoints(&self) -> String {
         let all: Vec<String> = self.all().map(|node| self.client_address(node)).collect();
@@ -109,7 +129,10 @@ impl Cluster {
     pub(crate) fn args(&self, node: usize) -> Vec<String> {
         let list: Vec<String> = (1..)
             .zip(&self.addresses[..self.founders])
-            .map(|(id, at)| format!("{id}=127.0.0.1:{}/{}/{}", at.client, at.peer, at.http))
+            .map(|(id, at)| {
+                let peer = at.told_peer.unwrap_or(at.peer);
+                format!("{id}=127.0.0.1:{}/{peer}/{}", at.client, at.http)
+            })
             .collect();
         let mut args = vec![
             "serve".to_owned(),
@@ -129,9 +152,7 @@ impl Cluster {
 
     /// Starts a node that joins the cluster, and waits until the cluster knows it.
     pub(crate) async fn join_node(&mut self, client: &Client) -> usize {
-        let ports = &mut self.ports;
-        let (client_port, peer, http) = (ports.reserve(), ports.reserve(), ports.reserve());
-        self.addresses.push(Addresses { client: client_port, peer, http });
+        self.addresses.push(Addresses::reserve(&mut self.ports));
         self.nodes.push(None);
         let node = self.nodes.len();
         self.start_node(node);
@@ -160,7 +181,10 @@ impl Cluster {
     /// Starts a node that does not run.
     pub(crate) fn start_node(&mut self, node: usize) {
         assert!(self.nodes[node - 1].is_none(), "node {node} runs already");
-        let process = Process::start(self.folder(), &format!("node-{node}"), &self.args(node));
+        let variables = &self.addresses[node - 1].variables;
+        let variables: Vec<_> = variables.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        let name = format!("node-{node}");
+        let process = Process::start_with(self.folder(), &name, &self.args(node), &variables);
         self.nodes[node - 1] = Some(process);
     }
 
