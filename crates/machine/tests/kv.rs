@@ -3,7 +3,7 @@
 
 mod support;
 
-use atoll_base::{Code, KeyspaceId, Revision, Rng};
+use atoll_base::{Code, KeyspaceId, LeaseId, Revision, Rng};
 use atoll_machine::{
     Command, DeleteOp, KeyEnd, KeyRange, MachineLimits, Op, PutOp, RangeQuery, Reply, ShardMachine,
     TxnOp, TxnStep,
@@ -213,4 +213,25 @@ fn garbage_goes_entry_by_entry_until_nothing_is_left() {
     let all = (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded);
     let view = replica.engine.view();
     assert_eq!(view.scan(history, all, atoll_storage::Direction::Forward).count(), 0);
+}
+
+/// Of two faults the one is named that etcd names: puts are looked at before reads, nested or not.
+#[test]
+fn puts_of_a_transaction_are_checked_before_its_reads() {
+    let mut replica = Replica::new(MachineLimits::default());
+    run(&mut replica, Op::Put(put("a", "1")));
+    let future = RangeQuery {
+        at: Some(Revision(1_000)),
+        ..RangeQuery::new(Bytes::from_static(b"a"), KeyEnd::Single)
+    };
+    let leased = PutOp { lease: Some(LeaseId(77)), ..put("b", "2") };
+    let inner = TxnOp { then: vec![TxnStep::Put(leased)], ..TxnOp::default() };
+    let mut code = |then| match run(&mut replica, Op::Txn(TxnOp { then, ..TxnOp::default() })) {
+        Reply::Failed(failure) => failure.code,
+        reply => panic!("{reply:?}"),
+    };
+    let both = code(vec![TxnStep::Range(future.clone()), TxnStep::Txn(inner)]);
+    assert_eq!(both, Code::NotFound);
+    let read_only = code(vec![TxnStep::Range(future), TxnStep::Put(put("b", "2"))]);
+    assert_ne!(read_only, Code::NotFound);
 }

@@ -82,11 +82,17 @@ impl KvBatch<'_> {
         Ok(if seen == 0 { satisfied(compare, None) } else { holds })
     }
 
-    /// Refuses what a chosen step could be refused for.
+    /// Refuses what a chosen step could be refused for: all puts are looked at before anything
+    /// else, nested ones included, as etcd does, so that of two faults the same one is named.
     fn check_chosen(&self, chosen: &Chosen<'_>) -> Result<(), Stop> {
+        self.check_puts(chosen)?;
+        self.check_others(chosen)
+    }
+
+    fn check_puts(&self, chosen: &Chosen<'_>) -> Result<(), Stop> {
         for step in &chosen.steps {
             match step {
-                ChosenStep::Txn(inner) => self.check_chosen(inner)?,
+                ChosenStep::Txn(inner) => self.check_puts(inner)?,
                 ChosenStep::Plain(TxnStep::Put(put)) => {
                     self.check_put(put)?;
                     if put.ignore_value || put.ignore_lease {
@@ -96,6 +102,16 @@ impl KvBatch<'_> {
                     // A put by itself looks at its lease first, as etcd does.
                     self.check_lease(put)?;
                 }
+                ChosenStep::Plain(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn check_others(&self, chosen: &Chosen<'_>) -> Result<(), Stop> {
+        for step in &chosen.steps {
+            match step {
+                ChosenStep::Txn(inner) => self.check_others(inner)?,
                 ChosenStep::Plain(TxnStep::Delete(delete)) => {
                     check_covers(&self.scope, &delete.key, &delete.end)?;
                     if delete.end != KeyEnd::Single {
@@ -106,7 +122,7 @@ impl KvBatch<'_> {
                     check_covers(&self.scope, &query.start, &query.end)?;
                     check_readable(&self.state, query.at)?;
                 }
-                ChosenStep::Plain(TxnStep::Txn(_)) => {}
+                ChosenStep::Plain(TxnStep::Put(_) | TxnStep::Txn(_)) => {}
             }
         }
         Ok(())

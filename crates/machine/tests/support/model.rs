@@ -138,12 +138,30 @@ impl Model {
     fn run(&mut self, steps: &[TxnStep]) -> Result<(Revision, Vec<TxnResult>), Code> {
         let mut pairs = self.newest().clone();
         let mut events = Vec::new();
+        self.refuse_puts(steps)?;
         let results = self.steps(steps, &mut pairs, &mut events)?;
         if !events.is_empty() {
             self.states.push(pairs);
             self.events.extend(events);
         }
         Ok((self.revision(), results))
+    }
+
+    /// Puts are refused before anything else is.
+    fn refuse_puts(&self, steps: &[TxnStep]) -> Result<(), Code> {
+        for step in steps {
+            match step {
+                TxnStep::Put(put) => {
+                    self.put(put, &mut self.newest().clone(), &mut Vec::new())?;
+                }
+                TxnStep::Txn(txn) => self.refuse_puts(match self.holds(txn) {
+                    true => &txn.then,
+                    false => &txn.otherwise,
+                })?,
+                TxnStep::Delete(_) | TxnStep::Range(_) => {}
+            }
+        }
+        Ok(())
     }
 
     fn steps(
