@@ -10,7 +10,7 @@
 //!   kv, watch, lease, lock, election, cluster, maintenance, auth     one file per service
 //!       check (what etcd refuses unseen)     refusal (codes and texts)
 //!       range, txn, translate                space (which keyspace; who answers)
-//!       queue (behind locks and elections)   http (`/version`, `/health`)
+//!       queue, line (behind locks, elections)   http (`/version`, `/health`)
 //!   client library -> node
 //! ```
 //!
@@ -23,6 +23,7 @@ mod election;
 pub(super) mod http;
 mod kv;
 mod lease;
+mod line;
 mod lock;
 mod maintenance;
 mod queue;
@@ -49,6 +50,7 @@ use tokio::sync::watch as signal;
 use tonic::service::RoutesBuilder;
 use tonic::{Request, Status};
 
+use self::line::Lines;
 use self::refusal::refused;
 use self::space::Space;
 use self::watch::Feed;
@@ -92,12 +94,14 @@ struct Shared {
 struct Known {
     space: Arc<Space>,
     feed: Arc<Feed>,
+    lines: Arc<Lines>,
 }
 
 /// One call of a client: the store that it is for, and a handle with the time that it may take.
 struct Call {
     space: Arc<Space>,
     feed: Arc<Feed>,
+    lines: Arc<Lines>,
     client: Client,
     keyspace: Keyspace,
 }
@@ -160,7 +164,7 @@ impl Etcd {
         };
         let timeout = request_timeout(request).map_or(TIMEOUT, |t| t.min(TIMEOUT));
         let known = self.spaces().get(name).cloned();
-        let Known { space, feed } = match known {
+        let Known { space, feed, lines } = match known {
             Some(known) => known,
             None => self.find(name).await.map_err(|f| refused(&f))?,
         };
@@ -173,7 +177,7 @@ impl Etcd {
             }
         }
         let keyspace = self.shared.client.keyspace(name).with_timeout(timeout);
-        Ok(Call { space, feed, client: self.shared.client.clone(), keyspace })
+        Ok(Call { space, feed, lines, client: self.shared.client.clone(), keyspace })
     }
 
     /// Looks a keyspace up; the usual one is made if it is not there.
@@ -211,7 +215,8 @@ impl Etcd {
             }
             tokio::time::sleep(FIRST_LOOK_PAUSE).await;
         }
-        let known = Known { space, feed: Arc::new(Feed::new()) };
+        let (feed, lines) = (Arc::new(Feed::new()), Arc::default());
+        let known = Known { space, feed, lines };
         let known = self.spaces().entry(name.to_owned()).or_insert(known).clone();
         space::follow(&known.space);
         Ok(known)

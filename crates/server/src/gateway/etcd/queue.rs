@@ -3,12 +3,12 @@
 //!
 //! Who wants something named N puts the key `N/LEASE` under its lease, once. The keys below `N/`
 //! are the queue, in the order of their creation; the first one has what all want. A lease that
-//! ends takes its key out in the same revision, and nobody is let in before a linearizable read has
-//! shown its own key still there and no older one: a waiter whose lease died is told so, never
-//! served (trap T27).
+//! ends takes its key out in the same revision, and nobody is let in but at a revision at which its
+//! own key stands there and no older one: a waiter whose lease died is told so, never served (trap
+//! T27). Who finds the queue empty sees that in the very change that puts its key there; who has to
+//! wait does so in a [`line`](super::line).
 
 use atoll_base::{LeaseId, Revision};
-use atoll_client::Keys;
 use atoll_coord::{AnswerBody, Consistency, RequestBody};
 use atoll_machine::{
     Compare, CompareTarget, DeleteOp, KeyEnd, KeyValue, Op, PutOp, RangePage, RangeQuery, Relation,
@@ -18,6 +18,7 @@ use bytes::Bytes;
 use tonic::Status;
 
 use super::Call;
+use super::line::{self, Verdict};
 use super::refusal::{refused, unexpected};
 
 /// A place in a queue. Dropped before it is kept, it is given up.
@@ -26,6 +27,8 @@ pub(super) struct Place {
     pub(super) key: Bytes,
     /// The revision that created the key.
     pub(super) created: Revision,
+    /// Where it was seen to be the only one.
+    alone_at: Option<Revision>,
     is_kept: bool,
 }
 
@@ -73,19 +76,6 @@ impl Call {
             }
         }
     }
-
-    /// Waits until `key` is deleted at or after `from`.
-    async fn until_deleted(&self, key: Bytes, from: Revision) -> Result<(), Status> {
-        let watch = self.keyspace.watch(Keys::one(key)).from(from).no_puts().start().await;
-        let mut watch = watch.map_err(|f| refused(&f))?;
-        loop {
-            match watch.next().await {
-                Some(Ok(changes)) if changes.events.is_empty() => {}
-                Some(Ok(_)) | None => return Ok(()),
-                Some(Err(failure)) => return Err(refused(&failure)),
-            }
-        }
-    }
 }
 
 impl Place {
@@ -104,39 +94,43 @@ impl Place {
             lease: Some(lease),
             ..PutOp::default()
         };
-        let txn = TxnOp {
-            compares: vec![created_at(&key, Revision::ZERO)],
-            then: vec![TxnStep::Put(put)],
-            otherwise: vec![TxnStep::Range(RangeQuery::new(key.clone(), KeyEnd::Single))],
-        };
+        let own = RangeQuery::new(key.clone(), KeyEnd::Single);
+        let (mut then, mut otherwise) = (vec![TxnStep::Put(put)], vec![TxnStep::Range(own)]);
+        if !call.lines.is_followed(name) {
+            let start = prefix(name);
+            let end = KeyEnd::of_prefix(&start);
+            let all = RangeQuery { limit: Some(2), keys_only: true, ..RangeQuery::new(start, end) };
+            then.push(TxnStep::Range(all.clone()));
+            otherwise.push(TxnStep::Range(all));
+        }
+        let txn = TxnOp { compares: vec![created_at(&key, Revision::ZERO)], then, otherwise };
         let Reply::Txn { revision, succeeded, results } = call.apply(Op::Txn(txn)).await? else {
             return Err(unexpected("a transaction"));
         };
-        let found = match (succeeded, results.into_iter().next()) {
+        let mut results = results.into_iter();
+        let found = match (succeeded, results.next()) {
             (true, _) => None,
             (false, Some(TxnResult::Range(page))) => page.kvs.into_iter().next(),
             (false, _) => return Err(unexpected("a transaction")),
         };
+        let is_alone =
+            matches!(results.next(), Some(TxnResult::Range(page)) if page.kvs.len() == 1);
         let (created, value) = match found {
             Some(kv) => (kv.create_revision, kv.value),
             None => (revision, value),
         };
-        Ok((Self { call, key, created, is_kept: false }, value))
+        let alone_at = is_alone.then_some(revision);
+        Ok((Self { call, key, created, alone_at, is_kept: false }, value))
     }
 
-    /// Waits until the place is the first. Returns the revision at which it was seen to be.
-    pub(super) async fn wait(&self, name: &[u8]) -> Result<Revision, Status> {
-        loop {
-            let (revision, queue) = self.call.queue(name).await?;
-            let is_own = |kv: &&KeyValue| kv.key == self.key && kv.create_revision == self.created;
-            if !queue.iter().any(|kv| is_own(&kv)) {
-                return Err(Status::unknown("etcdserver: session is expired"));
-            }
-            let before = queue.into_iter().filter(|kv| kv.create_revision < self.created);
-            let Some(last) = before.max_by_key(|kv| kv.create_revision) else {
-                return Ok(revision);
-            };
-            self.call.until_deleted(last.key, revision.next()).await?;
+    /// Waits until the place is the first. Returns the revision at which it was.
+    pub(super) async fn wait(&self, name: &Bytes) -> Result<Revision, Status> {
+        if let Some(revision) = self.alone_at {
+            return Ok(revision);
+        }
+        match line::verdict(&self.call, name, (self.created, self.key.clone())).await? {
+            Verdict::First(revision) => Ok(revision.max(self.created)),
+            Verdict::Gone => Err(Status::unknown("etcdserver: session is expired")),
         }
     }
 
