@@ -11,7 +11,7 @@ use crate::harness::{Cluster, Signal, Turn, eventually, sized, within};
 
 const LONG: Duration = Duration::from_secs(90);
 
-async fn stores(cluster: &Cluster) -> Vec<Store> {
+pub(super) async fn stores(cluster: &Cluster) -> Vec<Store> {
     let mut stores = Vec::new();
     for node in cluster.all() {
         stores.push(Store::connect_lazily(&cluster.client_address(node)));
@@ -35,7 +35,7 @@ async fn grant(store: &Store, ttl: i64) -> i64 {
 }
 
 /// The node that leads the store, as any node tells.
-async fn leader(stores: &[Store]) -> usize {
+pub(super) async fn leader(stores: &[Store]) -> usize {
     eventually("the store has a leader", LONG, async || {
         for (n, store) in stores.iter().enumerate() {
             let ask = store.maintenance();

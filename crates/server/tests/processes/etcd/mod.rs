@@ -9,4 +9,5 @@ mod peer;
 mod python;
 mod random;
 mod scale;
+mod sleeper;
 mod store;
