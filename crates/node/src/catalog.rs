@@ -209,7 +209,7 @@ impl Lane {
         if only_state_lost {
             atoll_base::reached!("a replica restarted in the middle of a snapshot");
         }
-        let (mut condition, applied, has_amnesia) = judge(held, damage, &mut recovered.log);
+        let (mut condition, applied, log_is) = self.take_up(held, damage, &mut recovered)?;
         if may_be_lost {
             atoll_base::reached!("a stretch of the log may have held all of a shard");
             self.turn.sink.batch.records.push(marked_damaged(shard, &recovered.log));
@@ -217,7 +217,8 @@ impl Lane {
         let recorded = records::membership(engine.as_ref(), shard)?;
         let is_recorded = recorded.is_some();
         let founding = records::founding(engine.as_ref(), shard)?;
-        let founding = founding.unwrap_or_else(|| founding_members(&descriptor));
+        let founding =
+            founding.unwrap_or_else(|| founding_members(&descriptor, self.turn.config.node));
         let start_of_log = recovered.log.first_index().prev();
         let start = GroupStart {
             shard,
@@ -236,7 +237,7 @@ impl Lane {
             condition = Condition::Rebuilding { reason };
         }
         self.record(&descriptor, &founding, left);
-        if is_newcomer || has_amnesia || may_be_lost {
+        if is_newcomer || log_is == LogIs::Lost || may_be_lost {
             forgot = Amnesia::Votes;
         }
         let rebuilding = matches!(condition, Condition::Rebuilding { .. });
@@ -258,6 +259,28 @@ impl Lane {
             replica.follow_role(turn);
         });
         Ok(())
+    }
+
+    /// [`judge`], and begins the log behind a snapshot where power was lost before it was begun.
+    fn take_up(
+        &mut self,
+        held: Result<Held, MachineError>,
+        damage: Option<String>,
+        recovered: &mut RecoveredShard,
+    ) -> Result<(Condition, LogIndex, LogIs), RecordsError> {
+        let log = &mut recovered.log;
+        let shard = log.shard();
+        let snapshot = records::installed(self.turn.engine.as_ref(), shard)?;
+        let snapshot = snapshot.filter(|_| recovered.hard_state.is_some() && damage.is_none());
+        let found = judge(held, damage, snapshot, log);
+        if found.2 == LogIs::Unbegun {
+            atoll_base::reached!("power was lost between a snapshot and the start of its log");
+            let (first, prev_term) = (log.first_index(), log.last_term());
+            let reason = StartReason::Snapshot;
+            let start = LogRecord::LogStart { shard, first, prev_term, reason };
+            self.turn.sink.batch.records.push(start);
+        }
+        Ok(found)
     }
 
     /// Writes down what describes a replica that is here; a gravestone goes when a later
@@ -309,39 +332,58 @@ impl Held {
     }
 }
 
+/// What the log is beside what the engine holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum LogIs {
+    /// As far as can be seen, all that it ever held.
+    Whole,
+    /// Without the start that a snapshot gives it: power was lost after the engine had the whole
+    /// snapshot. Nothing that was promised is gone.
+    Unbegun,
+    /// Without entries that it held.
+    Lost,
+}
+
 /// What the replica can do with what its engine and its log hold, the applied index that its core
-/// starts from, and whether the log forgot what it held.
+/// starts from, and what became of the log. `snapshot` is the place of the last one installed.
 fn judge(
     held: Result<Held, MachineError>,
     damage: Option<String>,
+    snapshot: Option<(LogIndex, Term)>,
     log: &mut ShardLog,
-) -> (Condition, LogIndex, bool) {
+) -> (Condition, LogIndex, LogIs) {
     let before_log = log.first_index().prev();
     let held = match held {
         Ok(held) => held,
-        Err(e) => return (Condition::Rebuilding { reason: text_of(&e) }, before_log, false),
+        Err(e) => {
+            return (Condition::Rebuilding { reason: text_of(&e) }, before_log, LogIs::Whole);
+        }
     };
     let (applied, term) = held.applied();
     let last = log.last_index();
+    let mut log_is = LogIs::Whole;
+    if applied > last {
+        log_is = if snapshot == Some((applied, term)) { LogIs::Unbegun } else { LogIs::Lost };
+        log.reset(applied, term);
+    }
     let reason = if applied < before_log {
         atoll_base::reached!("an engine ended before its log began");
         format!("its engine ends at entry {applied}, its log begins after {before_log}")
-    } else if applied > last {
+    } else if log_is == LogIs::Lost {
         atoll_base::reached!("an engine was ahead of its log");
         // Entries that were durable are gone: amnesia (trap T3). What the engine has is older than
         // what this replica may have promised.
-        log.reset(applied, term);
         format!("its engine is at entry {applied}, its log ends at {last}")
     } else if let Some(reason) = damage {
         atoll_base::reached!("a replica found its log damaged");
         reason
     } else {
         return match held {
-            Held::Machine(machine) => (Condition::Serving(machine), applied, false),
-            Held::Witness { .. } => (Condition::Witness, applied, false),
+            Held::Machine(machine) => (Condition::Serving(machine), applied, log_is),
+            Held::Witness { .. } => (Condition::Witness, applied, log_is),
         };
     };
-    (Condition::Rebuilding { reason }, log.first_index().prev(), applied > last)
+    (Condition::Rebuilding { reason }, log.first_index().prev(), log_is)
 }
 
 /// Says, as the first record of a replica whose log may be gone, that something was lost.
@@ -379,12 +421,15 @@ fn put_event(kv: KeyValue) -> Event {
 }
 
 /// The configuration before the log, where nothing recorded says otherwise: that of the founding
-/// description, or none that could be known.
-fn founding_members(descriptor: &Descriptor) -> Membership {
+/// description for those it names, or none that could be known. Who holds a replica and is not
+/// named came later, and its description is older than its replica: it follows a catalog that is
+/// behind. What it is to the group it does not know, so it begins as newcomers do.
+fn founding_members(descriptor: &Descriptor, node: NodeId) -> Membership {
     match descriptor.epoch {
-        FOUNDING => wished(descriptor),
-        _ => Membership::default(),
+        FOUNDING => Some(wished(descriptor)).filter(|it| it.role(node).is_some()),
+        _ => None,
     }
+    .unwrap_or_default()
 }
 
 fn raft_config(config: &LaneConfig, descriptor: &Descriptor, now: Time) -> Config {
@@ -403,4 +448,35 @@ fn raft_config(config: &LaneConfig, descriptor: &Descriptor, now: Time) -> Confi
     made.lease_reads = descriptor.options.lease_reads;
     made.lease_margin = raft.election_timeout_min / 5;
     made
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use atoll_coord::Catalog;
+
+    #[test]
+    fn who_the_founding_description_does_not_name_is_no_founder() {
+        let founders = [NodeId(1), NodeId(2)];
+        let descriptor = Catalog::system_descriptor(&founders);
+        assert_eq!(founding_members(&descriptor, NodeId(2)), wished(&descriptor));
+        assert_eq!(founding_members(&descriptor, NodeId(3)), Membership::default());
+        let later = Descriptor { epoch: Epoch(2), ..descriptor };
+        assert_eq!(founding_members(&later, NodeId(2)), Membership::default());
+    }
+
+    #[test]
+    fn an_engine_is_ahead_of_its_log_by_a_snapshot_or_because_entries_are_gone() {
+        let place = (LogIndex(5), Term(2));
+        let found = |snapshot| {
+            let held = Ok(Held::Witness { applied: place.0, term: place.1 });
+            let mut log = ShardLog::new(ShardId(7), 1 << 20, None);
+            let (condition, applied, log_is) = judge(held, None, snapshot, &mut log);
+            assert_eq!((applied, log.first_index()), (LogIndex(5), LogIndex(6)));
+            (matches!(condition, Condition::Witness), log_is)
+        };
+        assert_eq!(found(Some(place)), (true, LogIs::Unbegun));
+        assert_eq!(found(Some((LogIndex(4), Term(2)))), (false, LogIs::Lost));
+        assert_eq!(found(None), (false, LogIs::Lost));
+    }
 }

@@ -199,6 +199,7 @@ impl Replica {
             let (shard, membership) = (self.descriptor.shard, incoming.membership.encode());
             records::put_membership(&mut last, shard, &membership);
             records::remove_witness(&mut last, shard);
+            records::put_installed(&mut last, shard, incoming.index, incoming.term);
             turn.engine.write(last).map_err(|e| e.to_string())?;
             incoming.complete = true;
         }
@@ -259,6 +260,7 @@ impl Replica {
                 let (shard, membership) = (self.descriptor.shard, incoming.membership.encode());
                 records::put_membership(&mut batch, shard, &membership);
                 records::put_witness(&mut batch, shard, index, term);
+                records::put_installed(&mut batch, shard, index, term);
                 turn.engine.write(batch).map_err(|e| e.to_string())?;
                 incoming.complete = true;
             }

@@ -3,7 +3,8 @@
 //! Keys start with `fe`, which no shard's own records do (those start with a shard id, big endian),
 //! then the shard and one letter: `d` its descriptor, `m` the configuration that its applied
 //! entries made, `f` the configuration that it was founded with, `g` the epoch at which this node
-//! left the group, `w` how far a witness has applied. Formats: `docs/formats/replica.md`.
+//! left the group, `w` how far a witness has applied, `s` where the last installed snapshot ends.
+//! Formats: `docs/formats/replica.md`.
 
 use std::ops::Bound;
 
@@ -23,7 +24,8 @@ const FOUNDING: u8 = b'f';
 const GRAVESTONE: u8 = b'g';
 const GRAVESTONE_VERSION: u8 = 1;
 const WITNESS: u8 = b'w';
-const WITNESS_VERSION: u8 = 1;
+const INSTALLED: u8 = b's';
+const PLACE_VERSION: u8 = 1;
 
 /// Why a replica's records can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +61,7 @@ pub(crate) fn remove(batch: &mut WriteBatch, shard: ShardId) {
     batch.delete(Tree::Meta, key(shard, DESCRIPTOR));
     batch.delete(Tree::Meta, key(shard, MEMBERSHIP));
     remove_witness(batch, shard);
+    batch.delete(Tree::Meta, key(shard, INSTALLED));
     batch.delete(Tree::Meta, key(shard, FOUNDING));
 }
 
@@ -74,9 +77,7 @@ pub(crate) fn is_described(engine: &dyn Engine, shard: ShardId) -> Result<bool, 
 
 /// The replica is a witness that has applied everything up to this entry.
 pub(crate) fn put_witness(batch: &mut WriteBatch, shard: ShardId, index: LogIndex, term: Term) {
-    let mut w = Writer::with_capacity(20);
-    w.u8(WITNESS_VERSION).varint(index.0).varint(term.0);
-    batch.put(Tree::Meta, key(shard, WITNESS), Bytes::from(w.finish()));
+    put_place(batch, key(shard, WITNESS), index, term);
 }
 
 /// The replica holds data now, or is gone.
@@ -89,15 +90,44 @@ pub(crate) fn witness(
     engine: &dyn Engine,
     shard: ShardId,
 ) -> Result<Option<(LogIndex, Term)>, RecordsError> {
-    let Some(bytes) = engine.get(Tree::Meta, &key(shard, WITNESS))? else { return Ok(None) };
+    place(engine, shard, WITNESS)
+}
+
+/// A snapshot that ends with this entry was installed, and its log is to begin after it.
+pub(crate) fn put_installed(batch: &mut WriteBatch, shard: ShardId, index: LogIndex, term: Term) {
+    put_place(batch, key(shard, INSTALLED), index, term);
+}
+
+/// Where the last snapshot that was installed ends; `None` where none was.
+pub(crate) fn installed(
+    engine: &dyn Engine,
+    shard: ShardId,
+) -> Result<Option<(LogIndex, Term)>, RecordsError> {
+    place(engine, shard, INSTALLED)
+}
+
+fn put_place(batch: &mut WriteBatch, key: Vec<u8>, index: LogIndex, term: Term) {
+    let mut w = Writer::with_capacity(20);
+    w.u8(PLACE_VERSION).varint(index.0).varint(term.0);
+    batch.put(Tree::Meta, key, Bytes::from(w.finish()));
+}
+
+/// A place in the log, recorded under `letter`.
+fn place(
+    engine: &dyn Engine,
+    shard: ShardId,
+    letter: u8,
+) -> Result<Option<(LogIndex, Term)>, RecordsError> {
+    let Some(bytes) = engine.get(Tree::Meta, &key(shard, letter))? else { return Ok(None) };
+    let letter = char::from(letter);
     let damaged = |reason: String| RecordsError::Damaged { shard, reason };
     let mut r = Reader::new(bytes);
-    let version = r.u8("witness version").map_err(|e| damaged(e.to_string()))?;
-    if version != WITNESS_VERSION {
-        return Err(damaged(format!("its witness record has version {version}")));
+    let version = r.u8("version of a place").map_err(|e| damaged(e.to_string()))?;
+    if version != PLACE_VERSION {
+        return Err(damaged(format!("its record {letter} has version {version}")));
     }
-    let index = r.varint("witness index").map_err(|e| damaged(e.to_string()))?;
-    let term = r.varint("witness term").map_err(|e| damaged(e.to_string()))?;
+    let index = r.varint("index of a place").map_err(|e| damaged(e.to_string()))?;
+    let term = r.varint("term of a place").map_err(|e| damaged(e.to_string()))?;
     Ok(Some((LogIndex(index), Term(term))))
 }
 

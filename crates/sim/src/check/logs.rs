@@ -82,8 +82,10 @@ pub struct Logs {
     leaving: BTreeSet<(ShardId, NodeId)>,
     /// Replicas that were given up.
     removed: BTreeSet<(ShardId, NodeId)>,
-    /// Replicas that lost some of their log and have no snapshot since.
-    amnesiac: BTreeSet<(ShardId, NodeId)>,
+    /// What replicas had made durable and lost to damage, until they have a snapshot: who was not
+    /// told yet still counts the acknowledgements it has. That nobody who was told does is for the
+    /// core's own walk to see, which knows what each core heard.
+    lost: BTreeMap<(ShardId, NodeId), Copy>,
 }
 
 impl Logs {
@@ -161,7 +163,7 @@ impl Logs {
     ) {
         self.copies.entry((stage, shard, node)).or_default().start(first, kept);
         if stage == Stage::Durable && kept == Kept::Nothing {
-            self.amnesiac.remove(&(shard, node));
+            self.lost.remove(&(shard, node));
         }
     }
 
@@ -172,12 +174,12 @@ impl Logs {
             // Its keyspace was dropped: who has not heard of that counts copies that are gone.
             self.dropped.insert(shard);
         }
-        if stage == Stage::Durable {
-            self.amnesiac.remove(&(shard, node));
-        }
         match stage {
             Stage::Issued => self.leaving.insert((shard, node)),
-            Stage::Durable => self.removed.insert((shard, node)),
+            Stage::Durable => {
+                self.lost.remove(&(shard, node));
+                self.removed.insert((shard, node))
+            }
         };
     }
 
@@ -263,16 +265,10 @@ impl Logs {
     pub fn damaged(&mut self, node: NodeId, shard: ShardId, first: LogIndex, entries: &[Entry]) {
         let entries = entries.iter().map(|e| (e.index, self.mark(shard, e))).collect();
         let now = Copy { first, entries };
-        self.copies.insert((Stage::Durable, shard, node), now.clone());
+        let before = self.copies.insert((Stage::Durable, shard, node), now.clone());
         self.copies.insert((Stage::Issued, shard, node), now);
-        self.amnesiac.insert((shard, node));
-    }
-
-    /// True when `node` has lost some of its log of `shard` and no snapshot has replaced it: it has
-    /// forgotten what it acknowledged and must not vote (trap T14).
-    #[must_use]
-    pub fn is_amnesiac(&self, node: NodeId, shard: ShardId) -> bool {
-        self.amnesiac.contains(&(shard, node))
+        let lost = self.lost.entry((shard, node)).or_default();
+        lost.entries.extend(before.unwrap_or_default().entries);
     }
 
     /// The shards of which `node` had a log that is not among these, and that it had not given up.
@@ -371,7 +367,9 @@ impl Logs {
     ) -> Result<(), Violation> {
         let holds = |node: NodeId| {
             let copy = self.copies.get(&(Stage::Durable, shard, node));
+            let lost = self.lost.get(&(shard, node));
             copy.is_some_and(|copy| copy.covers(index, mark))
+                || lost.is_some_and(|lost| lost.entries.get(&index) == Some(&mark))
         };
         let counted = self.counted_by(leader, shard, index);
         if self.dropped.contains(&shard)

@@ -112,15 +112,18 @@ fn a_durable_entry_that_recovery_lost_is_caught() {
 }
 
 #[test]
-fn who_lost_some_of_its_log_is_known_until_a_snapshot_replaces_it() {
+fn a_copy_that_damage_took_counts_until_a_snapshot_replaces_it() {
     let mut logs = three();
-    put(&mut logs, 1, &entry(1, 1, "a")).unwrap();
-    assert_eq!(logs.absent(NodeId(1), &BTreeSet::new()), [S]);
-    assert!(!logs.is_amnesiac(NodeId(1), S));
-    logs.damaged(NodeId(1), S, LogIndex(1), &[]);
-    assert!(logs.is_amnesiac(NodeId(1), S));
-    logs.start(Stage::Durable, NodeId(1), S, LogIndex(2), Kept::Suffix);
-    assert!(logs.is_amnesiac(NodeId(1), S), "a cut heals nothing");
-    logs.start(Stage::Durable, NodeId(1), S, LogIndex(2), Kept::Nothing);
-    assert!(!logs.is_amnesiac(NodeId(1), S));
+    for node in [1, 2] {
+        put(&mut logs, node, &entry(1, 1, "a")).unwrap();
+        put(&mut logs, node, &entry(2, 1, "b")).unwrap();
+    }
+    assert_eq!(logs.absent(NodeId(2), &BTreeSet::new()), [S]);
+    logs.led(NodeId(1), S, Term(1)).unwrap();
+    logs.damaged(NodeId(2), S, LogIndex(1), &[]);
+    logs.committed(NodeId(1), S, Term(1), LogIndex(1)).expect("the leader was not told yet");
+    logs.start(Stage::Durable, NodeId(2), S, LogIndex(1), Kept::Suffix);
+    logs.start(Stage::Durable, NodeId(2), S, LogIndex(2), Kept::Nothing);
+    let counted = logs.committed(NodeId(1), S, Term(1), LogIndex(2));
+    assert_eq!(name(counted), "quorum durability", "the snapshot does not hold entry 2");
 }
