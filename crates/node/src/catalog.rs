@@ -33,6 +33,7 @@ use crate::members::wished;
 use crate::output::Output;
 use crate::records::{self, RecordsError};
 use crate::replica::{Condition, Replica};
+use crate::spool::{self, Spool};
 
 /// Why a lane can't start.
 #[derive(Debug, thiserror::Error)]
@@ -199,16 +200,14 @@ impl Lane {
         let (mut recovered, may_be_lost) = self.log_of(shard);
         let damage = recovered.damaged.take();
         let held = self.held(&descriptor)?;
-        let mut forgot = match recovered.forgot {
-            LogAmnesia::None | LogAmnesia::Entries => Amnesia::Entries,
-            LogAmnesia::Votes => Amnesia::Votes,
-        };
+        let forgot = recovered.forgot;
         // Cut off in the middle of a snapshot: the log and its promises are whole.
         let unfinished = matches!(held, Err(MachineError::SnapshotUnfinished { .. }));
         let only_state_lost = unfinished && damage.is_none();
-        if only_state_lost {
-            atoll_base::reached!("a replica restarted in the middle of a snapshot");
-        }
+        let spooled = match only_state_lost {
+            true => self.unfinished_snapshot(shard)?,
+            false => None,
+        };
         let (mut condition, applied, log_is) = self.take_up(held, damage, &mut recovered)?;
         if may_be_lost {
             atoll_base::reached!("a stretch of the log may have held all of a shard");
@@ -237,9 +236,11 @@ impl Lane {
             condition = Condition::Rebuilding { reason };
         }
         self.record(&descriptor, &founding, left);
-        if is_newcomer || log_is == LogIs::Lost || may_be_lost {
-            forgot = Amnesia::Votes;
-        }
+        let forgot = match forgot {
+            LogAmnesia::Votes => Amnesia::Votes,
+            _ if is_newcomer || log_is == LogIs::Lost || may_be_lost => Amnesia::Votes,
+            LogAmnesia::None | LogAmnesia::Entries => Amnesia::Entries,
+        };
         let rebuilding = matches!(condition, Condition::Rebuilding { .. });
         let mut replica = Replica::new(descriptor, group, condition, &self.turn.config.limits);
         replica.is_newcomer = is_newcomer;
@@ -256,9 +257,19 @@ impl Lane {
             replica.hear_who_is_gone(turn);
             replica.step(input, turn);
             replica.absorb(turn);
+            match spooled {
+                Some(spool) => replica.resume_incoming(spool, turn),
+                None => spool::forget(engine.as_ref(), &mut turn.applied, shard),
+            }
             replica.follow_role(turn);
         });
         Ok(())
+    }
+
+    /// The snapshot that was being installed when this node went down, where all of it is here.
+    fn unfinished_snapshot(&self, shard: ShardId) -> Result<Option<Spool>, RecordsError> {
+        atoll_base::reached!("a replica restarted in the middle of a snapshot");
+        spool::whole(self.turn.engine.as_ref(), shard)
     }
 
     /// [`judge`], and begins the log behind a snapshot where power was lost before it was begun.

@@ -19,7 +19,7 @@ use atoll_storage::LogRecord;
 use crate::catalog::erase_shard_records;
 use crate::lane::Lane;
 use crate::output::Output;
-use crate::records;
+use crate::{records, spool};
 
 /// A shard of a dropped keyspace.
 #[derive(Clone, Copy)]
@@ -106,6 +106,7 @@ impl Lane {
     pub(crate) fn finish_drops(&mut self, ticket: Ticket, output: &mut Output) {
         while let Some((_, it)) = self.drops.logged.pop_front_if(|(logged, _)| *logged <= ticket) {
             records::remove(&mut self.turn.applied, it.shard);
+            spool::forget(self.turn.engine.as_ref(), &mut self.turn.applied, it.shard);
             erase_shard_records(it.shard, &mut self.turn.applied);
             if self.drops.end(it) {
                 output.dropped.push(it.keyspace);

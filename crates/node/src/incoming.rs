@@ -1,8 +1,15 @@
-//! Snapshots on their way in: pulled chunk by chunk, written to the engine as they come, and made
-//! durable before consensus hears of them.
+//! Snapshots on their way in: pulled chunk by chunk and spooled, then installed, and made durable
+//! before consensus hears of them.
 //!
-//! From the first chunk on the old state is gone and the replica serves nothing; a marker in the
-//! engine makes a half-installed state recognisable after a crash, and the replica is then rebuilt.
+//! ```text
+//! fetching     chunks come and are kept (`spool`); the old state serves on
+//! installing   all are here: the old state goes, some of it each turn, then the chunks go in
+//! complete     the new state is in the engine, and durable with its next persist
+//! ```
+//!
+//! What needs others is done before anything is given up: a sender that dies costs a new fetch and
+//! nothing else. A marker in the engine makes a half-installed state recognisable after a crash;
+//! the spool is whole then, and the install begins again by itself.
 
 use std::time::Duration;
 
@@ -10,10 +17,12 @@ use atoll_base::{LogIndex, NodeId, Term, Time, checksum};
 use atoll_machine::{Chunk, ShardMachine, SnapshotWriter};
 use atoll_raft::{Membership, Role};
 use atoll_replica::{ChunkEnd, PeerBody, PeerMessage};
+use atoll_storage::WriteBatch;
 use bytes::Bytes;
 
 use crate::records;
 use crate::replica::{Condition, Replica};
+use crate::spool::{self, Spool};
 use crate::turn::Turn;
 
 /// A pull that is not answered for so long is repeated.
@@ -23,6 +32,8 @@ const RETRIES_MAX: u32 = 20;
 
 /// Steps of clearing old state, of about a thousand keys each, in one turn.
 const CLEAR_STEPS_PER_TURN: usize = 4;
+/// Chunks are installed up to about so many bytes in one turn.
+const INSTALL_BYTES_PER_TURN: usize = 1 << 20;
 
 /// A chunk as it came in.
 pub(crate) struct Piece {
@@ -32,40 +43,39 @@ pub(crate) struct Piece {
     pub(crate) end: ChunkEnd,
 }
 
-/// What takes the place of the old state.
-enum Successor {
-    /// The snapshot, of which this is the first chunk.
-    State(Chunk),
-    /// Nothing: the replica is a witness.
-    Nothing,
+/// How far an incoming snapshot is.
+enum Stage {
+    /// Chunks come from this node.
+    Fetching(NodeId),
+    /// All are here.
+    Installing(Box<SnapshotWriter>),
+    /// The new state is in the engine; it becomes durable with its next persist.
+    Complete,
 }
 
-/// One snapshot being installed.
+/// One snapshot on its way in.
 pub(crate) struct Incoming {
-    from: NodeId,
-    index: LogIndex,
-    term: Term,
-    membership: Membership,
+    /// What is spooled of it so far.
+    spool: Spool,
     /// It makes this replica a witness.
     is_for_witness: bool,
-    /// `None` before the first chunk: nothing was touched yet.
-    writer: Option<SnapshotWriter>,
-    next: u64,
-    /// What comes when the old state is cleared, while it is.
-    clearing: Option<Successor>,
+    stage: Stage,
     asked_at: Time,
     retries: u32,
-    /// All chunks are in the engine; they become durable with its next persist.
-    pub(crate) complete: bool,
 }
 
 impl Incoming {
     pub(crate) fn retry_at(&self) -> Time {
-        match (self.complete, &self.clearing) {
-            (true, _) => Time::MAX,
-            (_, Some(_)) => Time::ZERO,
-            _ => self.asked_at.after(RETRY_AFTER),
+        match self.stage {
+            Stage::Fetching(_) => self.asked_at.after(RETRY_AFTER),
+            Stage::Installing(_) => Time::ZERO,
+            Stage::Complete => Time::MAX,
         }
+    }
+
+    /// Whether the engine has all of it.
+    pub(crate) fn is_complete(&self) -> bool {
+        matches!(self.stage, Stage::Complete)
     }
 }
 
@@ -77,51 +87,77 @@ impl Replica {
         turn: &mut Turn,
     ) {
         let (from, index, term, membership) = offer;
-        if let Some(now) = &self.incoming
-            && (now.complete || (now.index, now.term) == (index, term))
-        {
-            return;
+        if let Some(now) = &self.incoming {
+            let is_here = (now.spool.index, now.spool.term) == (index, term);
+            match now.stage {
+                // Another sender may cut the same state into other chunks.
+                Stage::Fetching(sender) if sender != from || !is_here => {}
+                _ => return,
+            }
         }
         if !self.group.core().accepts_snapshot(index, term) {
             return;
         }
         tracing::info!(shard = self.shard().0, from = from.0, index = index.0, "snapshot fetched");
         let is_for_witness = self.role_by(&membership, turn.config.node) == Role::Witness;
+        self.drop_incoming(turn);
         self.incoming = Some(Incoming {
-            from,
-            index,
-            term,
-            membership,
+            spool: Spool { index, term, membership, chunks: 0 },
             is_for_witness,
-            writer: None,
-            next: 0,
-            clearing: None,
+            stage: Stage::Fetching(from),
             asked_at: turn.now,
             retries: 0,
-            complete: false,
         });
         if !is_for_witness {
             self.pull(turn);
-        } else if let Err(reason) = self.begin_install(Successor::Nothing, turn) {
+        } else if let Err(reason) = self.begin_install(turn) {
             self.abandon_incoming(&reason, turn);
         }
     }
 
+    /// Power was lost after the last chunk of `spool` had come: goes on by itself.
+    pub(crate) fn resume_incoming(&mut self, spool: Spool, turn: &Turn) {
+        atoll_base::reached!("a snapshot that was spooled is installed after a restart");
+        let is_for_witness = self.role_by(&spool.membership, turn.config.node) == Role::Witness;
+        let mut writer = self.snapshot_writer();
+        // The engine has the marker; what was cleared and installed is cleared and installed again.
+        drop(writer.begin());
+        let (stage, asked_at) = (Stage::Installing(Box::new(writer)), turn.now);
+        self.incoming = Some(Incoming { spool, is_for_witness, stage, asked_at, retries: 0 });
+    }
+
+    /// Forgets what has come of a snapshot.
+    pub(crate) fn drop_incoming(&mut self, turn: &Turn) {
+        let Some(incoming) = self.incoming.take() else { return };
+        let shard = self.descriptor.shard;
+        let mut batch = WriteBatch::new();
+        spool::remove(&mut batch, shard, incoming.spool.chunks);
+        if let Err(error) = turn.engine.write(batch) {
+            // It goes with the next start of this node, or is written over.
+            tracing::warn!(shard = shard.0, %error, "what came of a snapshot is not deleted");
+        }
+    }
+
+    fn snapshot_writer(&self) -> SnapshotWriter {
+        let (shard, keyspace) = (self.descriptor.shard, self.descriptor.keyspace);
+        SnapshotWriter::new(shard, keyspace, self.key_range())
+    }
+
     fn pull(&mut self, turn: &mut Turn) {
         let Some(incoming) = &mut self.incoming else { return };
+        let Stage::Fetching(to) = incoming.stage else { return };
         incoming.asked_at = turn.now;
-        let (index, term, chunk) = (incoming.index, incoming.term, incoming.next);
-        let to = incoming.from;
+        let Spool { index, term, chunks: chunk, .. } = incoming.spool;
         let body = PeerBody::SnapshotPull { index, term, chunk };
         let message = PeerMessage { shard: self.shard(), epoch: self.group.epoch(), body };
         turn.sink.send(to, message);
     }
 
-    /// Repeats an unanswered pull, or gives up.
+    /// Installs some more, repeats an unanswered pull, or gives up.
     pub(crate) fn retry_incoming(&mut self, turn: &mut Turn) {
         let Some(incoming) = &mut self.incoming else { return };
-        if incoming.clearing.is_some() {
-            if let Err(reason) = self.clear_some(turn) {
+        if let Stage::Installing(_) = incoming.stage {
+            if let Err(reason) = self.install_some(turn) {
                 self.abandon_incoming(&reason, turn);
             }
             return;
@@ -140,10 +176,12 @@ impl Replica {
     }
 
     fn abandon_incoming(&mut self, reason: &str, turn: &mut Turn) {
-        let Some(incoming) = self.incoming.take() else { return };
-        let shard = self.shard();
-        tracing::warn!(shard = shard.0, index = incoming.index.0, reason, "snapshot given up");
-        if incoming.writer.is_some() {
+        let Some(incoming) = &self.incoming else { return };
+        let (shard, index) = (self.descriptor.shard, incoming.spool.index);
+        tracing::warn!(shard = shard.0, index = index.0, reason, "snapshot given up");
+        let is_cleared = !matches!(incoming.stage, Stage::Fetching(_));
+        self.drop_incoming(turn);
+        if is_cleared {
             self.state_lost(format!("snapshot install ended early: {reason}"), turn);
         }
     }
@@ -157,9 +195,9 @@ impl Replica {
         turn: &mut Turn,
     ) {
         let Some(incoming) = &mut self.incoming else { return };
-        let wanted = (incoming.from, incoming.index, incoming.term, incoming.next);
-        let busy = incoming.complete || incoming.clearing.is_some();
-        if wanted != (from, at.0, at.1, piece.chunk) || busy {
+        let Stage::Fetching(sender) = incoming.stage else { return };
+        let Spool { index, term, chunks: next, .. } = incoming.spool;
+        if (sender, index, term, next) != (from, at.0, at.1, piece.chunk) {
             return;
         }
         if piece.end == ChunkEnd::Gone {
@@ -172,119 +210,121 @@ impl Replica {
             return;
         }
         incoming.retries = 0;
-        if let Err(reason) = self.install(piece, turn) {
+        if let Err(reason) = self.keep(piece, turn) {
             self.abandon_incoming(&reason, turn);
-            return;
-        }
-        if self.incoming.as_ref().is_some_and(|i| !i.complete && i.clearing.is_none()) {
-            self.pull(turn);
         }
     }
 
-    fn install(&mut self, piece: Piece, turn: &mut Turn) -> Result<(), String> {
-        let chunk = Chunk::decode(&piece.data).map_err(|e| e.to_string())?;
-        if self.incoming.as_ref().is_some_and(|i| i.writer.is_none()) {
-            return self.begin_install(Successor::State(chunk), turn);
-        }
+    /// Spools a chunk. After the last one the install begins.
+    fn keep(&mut self, piece: Piece, turn: &mut Turn) -> Result<(), String> {
+        // One that means nothing here is refused while nothing is lost yet.
+        Chunk::decode(&piece.data).map_err(|e| e.to_string())?;
         let Some(incoming) = &mut self.incoming else { return Ok(()) };
-        let Some(writer) = &mut incoming.writer else { return Ok(()) };
-        let batch = writer.install(&chunk).map_err(|e| e.to_string())?;
+        let mut batch = WriteBatch::new();
+        spool::put_chunk(&mut batch, self.descriptor.shard, piece.chunk, piece.data);
         turn.engine.write(batch).map_err(|e| e.to_string())?;
-        incoming.next += 1;
-        if writer.is_complete()
-            && let Some(writer) = incoming.writer.take()
-        {
-            let mut last = writer.finish().map_err(|e| e.to_string())?;
-            // In the batch that completes the state, so that the two become durable together.
-            let (shard, membership) = (self.descriptor.shard, incoming.membership.encode());
-            records::put_membership(&mut last, shard, &membership);
-            records::remove_witness(&mut last, shard);
-            records::put_installed(&mut last, shard, incoming.index, incoming.term);
-            turn.engine.write(last).map_err(|e| e.to_string())?;
-            incoming.complete = true;
+        incoming.spool.chunks += 1;
+        if piece.end == ChunkEnd::Last {
+            return self.begin_install(turn);
         }
+        self.pull(turn);
         Ok(())
     }
 
-    /// The first chunk is there, or none will come: the old state goes, some of it each turn,
-    /// before the new one is installed.
-    fn begin_install(&mut self, then: Successor, turn: &mut Turn) -> Result<(), String> {
-        let index = self.incoming.as_ref().map_or(LogIndex::ZERO, |i| i.index);
-        if !self.group.core().accepts_snapshot(index, self.incoming_term()) {
-            atoll_base::reached!("the log overtook a snapshot before its first chunk");
+    /// Every chunk is here, or none will come: the old state goes, some of it each turn, before the
+    /// new one is installed.
+    fn begin_install(&mut self, turn: &mut Turn) -> Result<(), String> {
+        let Some(incoming) = &self.incoming else { return Ok(()) };
+        let (shard, index) = (self.descriptor.shard, incoming.spool.index);
+        if !self.group.core().accepts_snapshot(index, incoming.spool.term) {
+            atoll_base::reached!("the log overtook a snapshot while it was fetched");
             return Err("the log has overtaken it".to_owned());
         }
+        let mut writer = self.snapshot_writer();
+        let mut batch = writer.begin();
+        spool::put_whole(&mut batch, shard, &incoming.spool);
+        turn.engine.write(batch).map_err(|e| e.to_string())?;
         let reason = format!("snapshot up to entry {index} is being installed");
         self.condition = Condition::Rebuilding { reason };
-        let (shard, keyspace) = (self.descriptor.shard, self.descriptor.keyspace);
-        let mut writer = SnapshotWriter::new(shard, keyspace, self.key_range());
-        turn.engine.write(writer.begin()).map_err(|e| e.to_string())?;
         if let Some(incoming) = &mut self.incoming {
-            incoming.writer = Some(writer);
-            incoming.clearing = Some(then);
+            incoming.stage = Stage::Installing(Box::new(writer));
         }
         self.step(atoll_raft::Input::InstallBegun, turn);
         self.absorb(turn);
         Ok(())
     }
 
-    /// Clears some more of the old state; when nothing is left, installs the first chunk and pulls
-    /// on.
-    fn clear_some(&mut self, turn: &mut Turn) -> Result<(), String> {
+    /// Clears some more of the old state; when nothing is left of it, installs some chunks.
+    fn install_some(&mut self, turn: &mut Turn) -> Result<(), String> {
         let Some(incoming) = &mut self.incoming else { return Ok(()) };
-        let Some(writer) = &mut incoming.writer else { return Ok(()) };
+        let Stage::Installing(writer) = &mut incoming.stage else { return Ok(()) };
         for _ in 0..CLEAR_STEPS_PER_TURN {
             match writer.clear(turn.engine.as_ref()).map_err(|e| e.to_string())? {
                 Some(batch) => turn.engine.write(batch).map_err(|e| e.to_string())?,
-                None => return self.succeed(turn),
+                None => return self.install_chunks(turn),
             }
         }
         Ok(())
     }
 
-    /// The old state is cleared.
-    fn succeed(&mut self, turn: &mut Turn) -> Result<(), String> {
+    fn install_chunks(&mut self, turn: &mut Turn) -> Result<(), String> {
         let Some(incoming) = &mut self.incoming else { return Ok(()) };
-        match incoming.clearing.take() {
-            Some(Successor::State(first)) => {
-                let Some(writer) = &mut incoming.writer else { return Ok(()) };
-                let batch = writer.install(&first).map_err(|e| e.to_string())?;
-                turn.engine.write(batch).map_err(|e| e.to_string())?;
-                incoming.next += 1;
-                self.pull(turn);
-            }
-            Some(Successor::Nothing) => {
-                let Some(writer) = incoming.writer.take() else { return Ok(()) };
-                let (index, term) = (incoming.index, incoming.term);
-                let mut batch = writer.finish_empty();
-                let (shard, membership) = (self.descriptor.shard, incoming.membership.encode());
-                records::put_membership(&mut batch, shard, &membership);
-                records::put_witness(&mut batch, shard, index, term);
-                records::put_installed(&mut batch, shard, index, term);
-                turn.engine.write(batch).map_err(|e| e.to_string())?;
-                incoming.complete = true;
-            }
-            None => {}
+        let Stage::Installing(writer) = &mut incoming.stage else { return Ok(()) };
+        let shard = self.descriptor.shard;
+        let mut bytes = 0;
+        while bytes < INSTALL_BYTES_PER_TURN && writer.next_chunk() < incoming.spool.chunks {
+            let number = writer.next_chunk();
+            let data = spool::chunk(turn.engine.as_ref(), shard, number);
+            let data = data.map_err(|e| e.to_string())?;
+            let data = data.ok_or_else(|| format!("chunk {number} is not in the spool"))?;
+            bytes += data.len();
+            let chunk = Chunk::decode(&data).map_err(|e| e.to_string())?;
+            let batch = writer.install(&chunk).map_err(|e| e.to_string())?;
+            turn.engine.write(batch).map_err(|e| e.to_string())?;
         }
-        Ok(())
+        match writer.next_chunk() == incoming.spool.chunks {
+            true => self.end_install(turn),
+            false => Ok(()),
+        }
     }
 
-    fn incoming_term(&self) -> Term {
-        self.incoming.as_ref().map_or(Term::ZERO, |i| i.term)
+    /// All chunks are in: completes the state, and records in the same batch what must become
+    /// durable with it.
+    fn end_install(&mut self, turn: &mut Turn) -> Result<(), String> {
+        let Some(incoming) = &mut self.incoming else { return Ok(()) };
+        let stage = std::mem::replace(&mut incoming.stage, Stage::Complete);
+        let Stage::Installing(writer) = stage else { return Ok(()) };
+        let (shard, spool) = (self.descriptor.shard, &incoming.spool);
+        let (index, term) = (spool.index, spool.term);
+        let finished = match incoming.is_for_witness {
+            true => Ok(writer.finish_empty()),
+            false => writer.finish().map_err(|e| e.to_string()),
+        };
+        finished.and_then(|mut last| {
+            records::put_membership(&mut last, shard, &spool.membership.encode());
+            match incoming.is_for_witness {
+                true => records::put_witness(&mut last, shard, index, term),
+                false => records::remove_witness(&mut last, shard),
+            }
+            records::put_installed(&mut last, shard, index, term);
+            spool::remove(&mut last, shard, spool.chunks);
+            turn.engine.write(last).map_err(|e| e.to_string())
+        })
     }
 
     /// The engine keeps all chunks now: opens the new state and tells consensus.
     pub(crate) fn finish_incoming(&mut self, turn: &mut Turn) {
-        if !self.incoming.as_ref().is_some_and(|i| i.complete) {
+        if !self.incoming.as_ref().is_some_and(Incoming::is_complete) {
             return;
         }
         let Some(incoming) = self.incoming.take() else { return };
         let shard = self.descriptor.shard;
+        let Spool { index, term, membership, .. } = incoming.spool;
         if incoming.is_for_witness {
             atoll_base::reached!("a witness began");
             self.condition = Condition::Witness;
         } else {
-            match self.open_installed(incoming.index, turn) {
+            match self.open_installed(index, turn) {
                 Ok(machine) => {
                     self.watches.reset(machine.revision());
                     self.condition = Condition::Serving(Box::new(machine));
@@ -292,12 +332,10 @@ impl Replica {
                 Err(reason) => return self.damaged(reason, turn),
             }
         }
-        tracing::info!(shard = shard.0, index = incoming.index.0, "snapshot installed");
+        tracing::info!(shard = shard.0, index = index.0, "snapshot installed");
         atoll_base::reached!("a snapshot was installed");
         self.is_newcomer = false;
-        self.jump_to(incoming.index);
-        let (index, term) = (incoming.index, incoming.term);
-        let membership = incoming.membership;
+        self.jump_to(index);
         self.group.snapshot_installed(turn.now, index, term, membership, &mut turn.sink);
         self.absorb(turn);
         self.catalog_changed = shard == atoll_base::ShardId::SYSTEM;

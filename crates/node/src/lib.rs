@@ -62,6 +62,7 @@ pub mod records;
 mod replica;
 mod requests;
 mod retire;
+mod spool;
 mod turn;
 mod upkeep;
 mod watches;

@@ -342,7 +342,7 @@ impl Replica {
     pub(crate) fn begin_anew(&mut self, reason: String, turn: &mut Turn) {
         self.condition = Condition::Rebuilding { reason };
         self.reads.forget_age();
-        self.incoming = None;
+        self.drop_incoming(turn);
         self.step(Input::Damaged(Amnesia::Entries), turn);
         self.absorb(turn);
     }

@@ -26,7 +26,7 @@ use atoll_storage::WriteBatch;
 use crate::ask::Ask;
 use crate::catalog::erase_shard_records;
 use crate::lane::Lane;
-use crate::records;
+use crate::{records, spool};
 
 /// Steps of clearing, of about a thousand keys each, in one turn.
 const CLEAR_STEPS_PER_TURN: usize = 4;
@@ -186,6 +186,7 @@ impl Lane {
         let mut writer = SnapshotWriter::new(shard, descriptor.keyspace, range);
         let mut batch = writer.begin();
         records::remove(&mut batch, shard);
+        spool::forget(self.turn.engine.as_ref(), &mut batch, shard);
         records::put_gravestone(&mut batch, shard, descriptor.epoch);
         let retiring = Retiring { writer: Some(writer), asks: vec![ask], later: None };
         self.retirements.under_way.insert(shard, retiring);

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::ask::Ask;
 use crate::drops::Dropped;
+use crate::incoming::Incoming;
 use crate::lane::Lane;
 use crate::output::Output;
 use crate::replica::{Condition, Replica};
@@ -95,7 +96,7 @@ impl Lane {
         let settings = &self.turn.config.upkeep;
         let upkeep = &mut self.upkeep;
         let installed =
-            self.replicas.values().any(|r| r.incoming.as_ref().is_some_and(|i| i.complete));
+            self.replicas.values().any(|r| r.incoming.as_ref().is_some_and(Incoming::is_complete));
         if (upkeep.applied_bytes == 0 && !installed && !upkeep.pinned)
             || !upkeep.persisting.is_empty()
         {
@@ -116,7 +117,7 @@ impl Lane {
             |r: &Replica| r.machine().is_some() || matches!(r.condition, Condition::Witness);
         let serving = self.replicas.iter().filter(|(_, r)| applies(r));
         let applied = serving.map(|(shard, r)| (*shard, r.applied)).collect();
-        let complete = |r: &Replica| r.incoming.as_ref().is_some_and(|i| i.complete);
+        let complete = |r: &Replica| r.incoming.as_ref().is_some_and(Incoming::is_complete);
         let installed =
             self.replicas.iter().filter(|(_, r)| complete(r)).map(|(s, _)| *s).collect();
         let request = upkeep.last_request;

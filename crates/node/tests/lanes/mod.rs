@@ -142,6 +142,11 @@ impl Cluster {
         self.change(|catalog| plan::members::put_node(catalog, &record));
     }
 
+    /// The engine's background makes durable what it has.
+    pub fn persist(&mut self, id: NodeId) {
+        self.nodes[&id].engine.persist().unwrap();
+    }
+
     /// Power fails: what was not synced is gone.
     pub fn crash(&mut self, id: NodeId) {
         let node = self.nodes.get_mut(&id).unwrap();
