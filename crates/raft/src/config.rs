@@ -9,13 +9,14 @@ use atoll_base::NodeId;
 pub struct Config {
     /// This replica's node.
     pub id: NodeId,
-    /// Shortest election timeout; the real one is drawn from `min..2 * min`.
+    /// Shortest election timeout; the real one is drawn from `min..2 * min` (thesis 3.4). Also how
+    /// long a leader stays one that hears no quorum (thesis 6.2), and a transfer may take (3.10).
     pub election_timeout_min: Duration,
     /// Time between heartbeats of a leader; at most a third of `election_timeout_min`.
     pub heartbeat_interval: Duration,
     /// Entries' bytes in one append message, at most (one entry may exceed it alone).
     pub append_bytes_max: usize,
-    /// Append messages in flight to one follower.
+    /// Append messages in flight to one follower (thesis 10.2); at least 1.
     pub inflight_messages_max: usize,
     /// Bytes of appends in flight to one follower (the message that reaches it is still sent).
     pub inflight_bytes_max: usize,
@@ -27,7 +28,8 @@ pub struct Config {
     /// clocks drift apart by less than `lease_margin` within `election_timeout_min`. Must be the
     /// same for all members.
     pub lease_reads: bool,
-    /// How much shorter a lease is than `election_timeout_min`.
+    /// How much shorter a lease is than `election_timeout_min`, and so how far apart clocks may
+    /// drift within one.
     pub lease_margin: Duration,
     /// Let a group without traffic go quiet: no heartbeats, no election timers. Only where the node
     /// layer supplies [`Input::PeerLiveness`](crate::Input::PeerLiveness) and refuses

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use atoll_base::{Entry, EntryKind, LogIndex, NodeId, Rng, Term, Time};
 
-use crate::config::Config;
+use crate::config::{Config, planted};
 use crate::history::History;
 use crate::input::Input;
 use crate::membership::Membership;
@@ -395,11 +395,11 @@ impl RaftCore {
                 self.commit
             );
             self.log.truncate(first);
-            self.history.truncate(first);
+            if !planted!(self.config, KeepCutMembers) {
+                self.history.truncate(first);
+            }
         }
-        for entry in &entries {
-            self.log.push(entry.clone());
-        }
+        self.log.extend_from_slice(&entries);
         for (index, membership) in memberships {
             self.history.push(index, membership);
         }

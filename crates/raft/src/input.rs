@@ -14,22 +14,27 @@ use crate::quorum::Amnesia;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ReadContext(pub u64);
 
-/// One input of [`step`](crate).
+/// One input of [`RaftCore::step`](crate::RaftCore::step). None of them fails: what can't be done
+/// is answered in the output, or ignored where its text says so.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Input {
     /// Nothing but time passing: the deadline may have been reached.
     Tick,
     /// A message from a peer.
     Message(Message),
-    /// Payloads to append, one entry each, all or none. Answered in `Output::proposals`.
+    /// Payloads to append, one entry each, all or none (thesis 3.5). Answered in
+    /// `Output::proposal`; refused beyond `Config::uncommitted_bytes_max` bytes.
     Propose(Vec<Bytes>),
-    /// A linearizable read; answered in `Output::reads` or `Output::reads_failed`.
+    /// A linearizable read (thesis 6.4), on leaders and followers; answered, now or by a later
+    /// step, in `Output::reads` or `Output::reads_failed`. A context in use must not be used again.
     Read(ReadContext),
     /// Many of them, for the price of one: they share a confirmation.
     Reads(Vec<ReadContext>),
-    /// Hand leadership over to this member.
+    /// Hand leadership over to this voter (thesis 3.10). Ignored by cores that don't lead, and for
+    /// others than voters; given up after `Config::election_timeout_min`. `Output::role_changed`
+    /// and `RaftCore::is_transferring` tell how it goes; proposals are refused meanwhile.
     Transfer(NodeId),
-    /// Make these the members (through a joint configuration where needed). Answered in
+    /// Make these the members, through a joint configuration where needed (thesis 4.3). Answered in
     /// `Output::proposal`; done when `membership()` is not joint and its entry is committed.
     ChangeMembership(Membership),
     /// The write that ended with `(term, index)` is durable, with the hard state it carried, *and
@@ -37,12 +42,14 @@ pub enum Input {
     /// (only the last one reported) or arrive late; one that names another write than this core
     /// made with that number is ignored. `term` and `index` come from [`Write`](crate::Write).
     Written { write: u64, term: Term, index: LogIndex },
-    /// The owner has applied everything up to here.
+    /// The owner has applied everything up to here; never beyond what `Output::commit` gave, which
+    /// is asserted (I5).
     Applied(LogIndex),
     /// The owner has cut its log: the first entry kept is `first`, the one before has term
-    /// `prev_term`. Only entries that are applied may be cut.
+    /// `prev_term` (thesis 5). Only entries that are applied may be cut, which is asserted.
     Compacted { first: LogIndex, prev_term: Term },
-    /// The owner installed a snapshot that ends here and made it durable. Before it replaces its
+    /// The owner installed a snapshot that ends here and made it durable (thesis 5). Before it
+    /// replaces its
     /// state it must ask [`RaftCore::accepts_snapshot`](crate::RaftCore::accepts_snapshot); and
     /// when it is done, whether its log goes too
     /// ([`RaftCore::snapshot_replaces_log`](crate::RaftCore::snapshot_replaces_log)): then the

@@ -32,9 +32,8 @@
 //! - I2 A leader never overwrites its log.
 //! - I3 The same (index, term) means the same entries up to there.
 //! - I4 A leader has every committed entry.
-//! - I5 applied <= handed over to apply <= committed <= last; the first two are durable here.
-//!   None of
-//!   them falls, but where a replica whose log was lost starts over from a snapshot.
+//! - I5 applied <= handed over to apply <= committed <= last; the first two are durable here. None
+//!   of them falls, but where a replica whose log was lost starts over from a snapshot.
 //! - I6 `matched < next` for every follower.
 //! - I7 Vote and term never go back.
 //! - I8 An acknowledgement never covers an entry, and a vote never leaves, before its write is
@@ -52,9 +51,8 @@
 //! `core` holds the state and dispatches; `election`, `replication` (the leader's side),
 //! `following` (the follower's), `reads`, `change`, `transfer`, `snapshot`, `amnesia`, `quiet` are
 //! the protocol's parts, each an `impl` of the core with its own essay; [`tail`], `writes`,
-//! `history`,
-//! [`progress`], [`quorum`], [`membership`] are plain data with their own tests; `invariants`
-//! asserts.
+//! `history`, [`progress`], [`quorum`], [`membership`] are plain data with their own tests;
+//! `invariants` asserts.
 
 mod amnesia;
 mod change;

@@ -45,11 +45,13 @@ pub enum Bug {
     WholeTooEarly,
     /// Acknowledgements out of an earlier life of a log count in the later one.
     OldLifeCounts,
+    /// A configuration stays in force when its entry is cut off (trap R8).
+    KeepCutMembers,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::VoteTwice,
         Self::VoteBeforeDurable,
         Self::VoteForStaleLog,
@@ -70,5 +72,6 @@ impl Bug {
         Self::VoteInAmnesia,
         Self::WholeTooEarly,
         Self::OldLifeCounts,
+        Self::KeepCutMembers,
     ];
 }

@@ -110,9 +110,10 @@ impl RaftCore {
             return false;
         };
         let mut entries = t.out.entries_buffer();
+        let mut bytes = 0;
         if bytes_max > 0 {
             match self.log.entries(next, bytes_max, t.log, &mut entries) {
-                Ok(()) => {}
+                Ok(cost) => bytes = cost,
                 Err(ReadError::Compacted { .. }) => {
                     atoll_base::reached!("a follower needs entries that the log has cut");
                     self.want_snapshot(t, at);
@@ -128,9 +129,9 @@ impl RaftCore {
         if self.is_witness(node) {
             entries.truncate((limit.0 + 1).saturating_sub(next.0) as usize);
             strip(&mut entries);
+            bytes = entries.iter().map(Entry::cost).sum();
         }
         let end = entries.last().map_or(prev_index, |e| e.index);
-        let bytes = entries.iter().map(Entry::cost).sum();
         let progress = &mut self.progress[at].1;
         progress.commit_sent = progress.commit_sent.max(self.commit.min(end));
         progress.probe_at = t.now.after(self.config.heartbeat_interval);

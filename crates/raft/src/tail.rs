@@ -78,6 +78,20 @@ impl LogView {
 
     /// Appends `entry`, which must follow the last one; its term may not fall.
     pub fn push(&mut self, entry: Entry) {
+        self.meet(&entry);
+        self.tail.push_back(entry);
+    }
+
+    /// Appends copies of `entries`, as [`LogView::push`] does.
+    pub fn extend_from_slice(&mut self, entries: &[Entry]) {
+        for entry in entries {
+            self.meet(entry);
+        }
+        self.tail.extend(entries.iter().cloned());
+    }
+
+    /// Counts an entry that is about to be appended.
+    fn meet(&mut self, entry: &Entry) {
         assert_eq!(entry.index, self.last.next(), "an append leaves no gap");
         let last_term = self.last_term();
         assert!(entry.term >= last_term, "entry {} falls to term {}", entry.index, entry.term);
@@ -86,7 +100,6 @@ impl LogView {
         }
         self.last = entry.index;
         self.tail_bytes += entry.cost();
-        self.tail.push_back(entry);
     }
 
     /// Drops the oldest kept entries beyond the bound. Only what the owner's log shows may go, so
@@ -120,9 +133,8 @@ impl LogView {
         let run = self.run_of(first.prev());
         self.runs.drain(..run);
         self.runs[0].0 = first.prev();
-        while self.tail.front().is_some_and(|e| e.index < first) {
-            self.drop_oldest();
-        }
+        let gone = self.tail.partition_point(|e| e.index < first);
+        self.tail_bytes -= self.tail.drain(..gone).map(|e| e.cost()).sum::<usize>();
     }
 
     /// Forgets everything: the log is empty after the entry `(index, term)`.
@@ -135,7 +147,7 @@ impl LogView {
     }
 
     /// Appends entries from `from` on to `out`: as many as stay within `bytes_max`, one at least.
-    /// Reads `reader` only for what is older than the kept tail.
+    /// Reads `reader` only for what is older than the kept tail. Returns what they cost, in bytes.
     ///
     /// # Errors
     /// Those of [`LogReader::entries`].
@@ -145,25 +157,33 @@ impl LogView {
         bytes_max: usize,
         reader: &dyn LogReader,
         out: &mut Vec<Entry>,
-    ) -> Result<(), ReadError> {
+    ) -> Result<usize, ReadError> {
         if from > self.last {
-            return Ok(());
+            return Ok(0);
         }
         let tail_first = self.last.0 + 1 - self.tail.len() as u64;
         if from.0 < tail_first {
-            return reader.entries(from, LogIndex(tail_first), bytes_max, out);
+            let before = out.len();
+            reader.entries(from, LogIndex(tail_first), bytes_max, out)?;
+            return Ok(out[before..].iter().map(Entry::cost).sum());
         }
         let skip = (from.0 - tail_first) as usize;
         let (mut bytes, mut count) = (0, 0);
         for entry in self.tail.range(skip..) {
-            bytes += entry.cost();
-            if bytes > bytes_max && count > 0 {
+            let with = bytes + entry.cost();
+            if with > bytes_max && count > 0 {
                 break;
             }
+            bytes = with;
             count += 1;
         }
-        out.extend(self.tail.range(skip..skip + count).cloned());
-        Ok(())
+        // By slices: an iterator over a ring asks at each entry whether it wraps.
+        let (front, back) = self.tail.as_slices();
+        let split = front.len();
+        out.extend_from_slice(&front[skip.min(split)..(skip + count).min(split)]);
+        let end = (skip + count).saturating_sub(split);
+        out.extend_from_slice(&back[skip.saturating_sub(split)..end]);
+        Ok(bytes)
     }
 
     /// Bytes kept in memory.

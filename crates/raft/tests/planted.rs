@@ -12,9 +12,8 @@ use world::walk::walk;
 
 /// Every mistake that breaks a promise. `NoPreVote` and `NoCheckQuorum` only cost availability, and
 /// `ChangeBeforeCommit` is harmless as long as every change of voters is joint; `OldLifeCounts`
-/// has a
-/// test of its own.
-const BUGS: [Bug; 16] = [
+/// has a test of its own.
+const BUGS: [Bug; 17] = [
     Bug::VoteTwice,
     Bug::VoteBeforeDurable,
     Bug::VoteForStaleLog,
@@ -31,6 +30,7 @@ const BUGS: [Bug; 16] = [
     Bug::NoJoint,
     Bug::VoteInAmnesia,
     Bug::WholeTooEarly,
+    Bug::KeepCutMembers,
 ];
 
 #[test]

@@ -159,10 +159,21 @@ fn the_log_view_agrees_with_a_naive_log() {
                     view.trim(naive.last_index());
                     assert!(view.tail_bytes() <= 300);
                 }
-                _ => {
+                4 => {
                     let entry = entry(last.next(), term);
                     naive.replace_from(std::slice::from_ref(&entry));
                     view.push(entry);
+                }
+                _ => {
+                    // Some of the batch may be of a later term than the rest.
+                    let count = rng.below(5);
+                    let turn = rng.below(count + 1);
+                    let batch: Vec<Entry> = (0..count)
+                        .map(|at| entry(last.plus(at + 1), term + u64::from(at >= turn)))
+                        .collect();
+                    term += u64::from(turn < count);
+                    naive.replace_from(&batch);
+                    view.extend_from_slice(&batch);
                 }
             }
             compare(&view, &naive, &mut rng);
@@ -192,9 +203,14 @@ fn compare(view: &LogView, naive: &MemLog, rng: &mut Rng) {
     }
     let from = LogIndex(rng.range(first.0, last.0 + 1));
     let bytes_max = rng.below(200) as usize;
-    let mut got = Vec::new();
-    view.entries(from, bytes_max, naive, &mut got).unwrap();
+    // What is in the buffer stays there and does not count.
+    let mut got = vec![entry(LogIndex(99), 1)];
+    let cost = view.entries(from, bytes_max, naive, &mut got).unwrap();
+    got.remove(0);
     assert!(!got.is_empty(), "one entry at least");
+    let sum = |entries: &[Entry]| entries.iter().map(Entry::cost).sum::<usize>();
+    assert_eq!(cost, sum(&got));
+    assert!(sum(&got[..got.len() - 1]) <= bytes_max, "no more than asked for but one");
     for (at, entry) in got.iter().enumerate() {
         assert_eq!(Some(entry), naive.get(from.plus(at as u64)));
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use atoll_base::{Entry, EntryKind, LogIndex, NodeId, Term};
-use atoll_raft::{Body, CoreRole, LogReader, Message, RaftCore, ReadContext, quorum};
+use atoll_raft::{Body, CoreRole, LogReader, Membership, Message, RaftCore, ReadContext, quorum};
 
 use super::mem_log::MemLog;
 use super::{Health, Replica};
@@ -121,6 +121,27 @@ impl Checks {
                 self.check_complete(core, node);
             }
         }
+    }
+
+    /// I9: the configuration in force is the last one in the log, whatever was cut off or put
+    /// before it; where the log holds none, the one as of its start.
+    pub fn on_log(&self, replica: &Replica) {
+        let Some(core) = &replica.core else { return };
+        let node = core.id();
+        let mut at = replica.log.last_index();
+        while at >= replica.log.first_index() {
+            let entry = replica.log.get(at).expect("between the first and the last one");
+            if entry.kind == EntryKind::Membership {
+                let held = Membership::decode(&entry.payload).expect("it was proposed");
+                assert_eq!(core.membership_index(), at, "I9: {node} follows another entry");
+                assert_eq!(core.membership(), &held, "I9: {node} follows other members");
+                return;
+            }
+            at = at.prev();
+        }
+        let index = core.membership_index();
+        assert!(index <= at, "I9: {node} follows {index}, its log holds no configuration");
+        assert_eq!(core.membership(), &replica.base, "I9: {node} follows other members");
     }
 
     fn check_commit(

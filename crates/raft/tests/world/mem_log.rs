@@ -74,12 +74,15 @@ impl LogReader for MemLog {
             return Err(ReadError::Damaged { index: from, reason: "planted".into() });
         }
         let (mut bytes, mut at) = (0, from);
-        while at < to && bytes < bytes_max {
+        while at < to {
             let first = self.first_index();
             let entry = self.get(at).ok_or(ReadError::Compacted { wanted: at, first })?;
             bytes += entry.cost();
             out.push(entry.clone());
             at = at.next();
+            if bytes >= bytes_max {
+                break;
+            }
         }
         Ok(())
     }

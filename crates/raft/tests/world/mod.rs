@@ -244,11 +244,14 @@ impl World {
         }
         let name = self.checking.then(|| show::name(&input)).flatten();
         let before = (core.role(), core.is_quiet(), core.membership().is_joint());
+        let followed = core.membership_index();
         core.step(self.now, input, &replica.log, &mut out);
+        let mut log_changed = core.membership_index() != followed;
         if let Some(write) = out.write.take() {
             replica.log.replace_from(&write.entries);
             if self.checking {
                 self.checks.on_entries(node, &replica.log, &write.entries);
+                log_changed |= !write.entries.is_empty();
             }
             replica.pending.push_back(write);
         }
@@ -256,6 +259,9 @@ impl World {
             core.validate();
             let after = (core.role(), core.is_quiet(), core.membership().is_joint());
             self.checks.on_step(&self.replicas, node);
+            if log_changed {
+                self.checks.on_log(&self.replicas[&node]);
+            }
             self.note_reached(name, before, after);
         }
         for message in out.messages.drain(..) {
