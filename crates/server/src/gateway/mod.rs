@@ -106,15 +106,15 @@ impl Collector for HubCollector {
         let Some(hub) = self.hub.upgrade() else { return Ok(()) };
         let link = hub.links.stats().totals();
         let counters = [
-            ("atoll_link_frames_sent", "Frames sent to peers", link.frames_sent),
-            ("atoll_link_messages_sent", "Messages in them", link.messages_sent),
-            ("atoll_link_frames_received", "Frames heard from peers", link.frames_received),
-            ("atoll_link_messages_received", "Messages in them", link.messages_received),
-            ("atoll_link_dropped_full", "Messages dropped at a full queue", link.dropped_full),
-            ("atoll_link_dropped_down", "Messages dropped without connection", link.dropped_down),
-            ("atoll_link_dropped_large", "Messages too large to send", link.dropped_too_large),
-            ("atoll_link_unreadable", "Messages of peers that can't be read", link.unreadable),
-            ("atoll_link_connects", "Connections opened to peers", link.connects),
+            ("link_frames_sent", "Frames sent to peers", link.frames_sent),
+            ("link_messages_sent", "Messages in them", link.messages_sent),
+            ("link_frames_received", "Frames heard from peers", link.frames_received),
+            ("link_messages_received", "Messages in them", link.messages_received),
+            ("link_dropped_full", "Messages dropped at a full queue", link.dropped_full),
+            ("link_dropped_down", "Messages dropped without connection", link.dropped_down),
+            ("link_dropped_large", "Messages too large to send", link.dropped_too_large),
+            ("link_unreadable", "Messages of peers that can't be read", link.unreadable),
+            ("link_connects", "Connections opened to peers", link.connects),
         ];
         for (name, help, value) in counters {
             let counter = ConstCounter::new(value);
@@ -127,16 +127,12 @@ impl Collector for HubCollector {
         }
         let gauges = [
             (
-                "atoll_engine_disk_bytes",
+                "engine_disk_bytes",
                 "Bytes of the engine on disk",
                 hub.engine.disk_bytes().unwrap_or(0),
             ),
-            (
-                "atoll_engine_memory_bytes",
-                "Bytes of the engine's caches",
-                hub.engine.memory_bytes(),
-            ),
-            ("atoll_process_memory_bytes", "Resident memory", resident_bytes()),
+            ("engine_memory_bytes", "Bytes of the engine's caches", hub.engine.memory_bytes()),
+            ("process_memory_bytes", "Resident memory", resident_bytes()),
         ];
         for (name, help, value) in gauges {
             let gauge = ConstGauge::new(value as i64);

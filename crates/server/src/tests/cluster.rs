@@ -93,6 +93,8 @@ async fn http_says_how_the_node_is_and_idle_or_foreign_connections_do_no_harm() 
         ("/ready", "\"ready\":true"),
         ("/version", env!("CARGO_PKG_VERSION")),
         ("/metrics", "atoll_stage_log_write_seconds_count"),
+        ("/metrics", "\natoll_process_memory_bytes "),
+        ("/metrics", "\natoll_link_messages_sent_total "),
     ] {
         let text = get(&cluster.configs[0].http_listen, path).await;
         assert!(text.contains(wanted), "{path}: {text}");
