@@ -54,7 +54,9 @@ fn a_changed_payload_is_caught() {
 
 #[test]
 fn committing_ahead_of_the_quorum_is_caught() {
-    let checkers = ["quorum durability", "committed entries stay", "state machine safety"];
+    // A follower does not compare what it takes for committed, so its log may differ there.
+    let checkers =
+        ["quorum durability", "committed entries stay", "state machine safety", "log matching"];
     is_caught(Plant::CommitAhead, &checkers);
 }
 

@@ -106,7 +106,7 @@ impl World {
     pub(crate) fn new(options: &Options) -> Self {
         let mut rng = Rng::new(options.seed);
         let mut shape = Shape::random(&mut rng, options);
-        let settings = lane_settings(&mut rng);
+        let settings = lane_settings(&mut rng, options.seed);
         let (nodes, shards) = (shape.all_nodes(), shape.shards + 1);
         let scale = Scale { nodes, shards, duration: shape.duration };
         let schedule = Schedule::random(&mut rng, scale, &options.faults);
