@@ -8,6 +8,7 @@ mod members;
 mod peer;
 mod python;
 mod random;
+mod rust;
 mod scale;
 mod sleeper;
 mod store;
