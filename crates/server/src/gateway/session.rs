@@ -19,7 +19,7 @@ use std::task::{Context, Poll, ready};
 use atoll_base::{Code, Epoch, Failure, Happened, ShardId};
 use atoll_client::Client;
 use atoll_coord::{Answer, AnswerBody, Origin, Request as ShardRequest, RequestBody};
-use atoll_machine::{KeyValue, LockReply, Reply, TxnResult};
+use atoll_machine::{Event, EventKind, KeyValue, LockReply, Record, Reply, TxnResult};
 use atoll_transport::call::{decode_call, encode_answer};
 use atoll_transport::limits::MESSAGE_BYTES_MAX;
 use atoll_transport::status::to_status;
@@ -404,7 +404,7 @@ fn answer_bytes(answer: &Answer) -> usize {
 
         Ok(AnswerBody::Get { kv, .. }) => some(kv),
         Ok(AnswerBody::Range { page, .. }) => many(&page.kvs) + 1024,
-        Ok(AnswerBody::Watch(batch)) => batch.events.iter().map(|e| e.cost() as usize + 128).sum(),
+        Ok(AnswerBody::Watch(batch)) => batch.events.iter().map(event_bytes).sum(),
         Ok(_) => 1024,
         Err(failure) => failure.message.len() + 64,
     }
@@ -417,5 +417,62 @@ fn result_bytes(result: &TxnResult) -> usize {
         TxnResult::Delete { previous, .. } => previous.iter().map(one).sum(),
         TxnResult::Range(page) => page.kvs.iter().map(one).sum::<usize>() + 1024,
         TxnResult::Txn { results, .. } => results.iter().map(result_bytes).sum(),
+    }
+}
+
+/// One revision may hold very many small changes, which go in one message or not at all: so this is
+/// counted more closely.
+fn event_bytes(event: &Event) -> usize {
+    const FRAME: usize = 16;
+    let number = |n: u64| 1 + (64 - (n | 1).leading_zeros() as usize).div_ceil(7);
+    let pair = |record: &Record| {
+        let Record { mod_revision, create_revision, version, lease, value } = record;
+        let lease = lease.unwrap_or_default().0;
+        let numbers = [mod_revision.0, create_revision.0, *version, lease].map(number);
+        FRAME + event.key.len() + value.len() + numbers.iter().sum::<usize>()
+    };
+    let now = match &event.kind {
+        EventKind::Put(record) => pair(record),
+        EventKind::Delete => FRAME + event.key.len() + number(event.revision.0),
+    };
+    8 + now + event.previous.as_ref().map_or(0, pair)
+}
+
+#[cfg(test)]
+mod tests {
+    use atoll_base::{LeaseId, Revision};
+    use atoll_coord::WatchEvents;
+    use bytes::Bytes;
+    use prost::Message as _;
+
+    use super::*;
+
+    fn told(event: Event) -> Answer {
+        let through = event.revision;
+        let events = vec![event; 1000];
+        let body = Ok(AnswerBody::Watch(WatchEvents { events, through }));
+        Answer { origin: Origin(1), id: 7, body }
+    }
+
+    #[test]
+    fn changes_are_weighed_a_little_too_heavy_and_not_twice() {
+        for (length, number) in [(1, 1), (10, 100_000), (300, u64::MAX >> 1), (70_000, 1 << 40)] {
+            let revision = Revision(number);
+            let record = Record {
+                mod_revision: revision,
+                create_revision: revision,
+                version: number,
+                lease: Some(LeaseId(number)),
+                value: vec![7; length].into(),
+            };
+            let key = Bytes::from(vec![b'k'; length.min(16 << 10)]);
+            for kind in [EventKind::Delete, EventKind::Put(record.clone())] {
+                let previous = Some(record.clone());
+                let answer = told(Event { revision, key: key.clone(), kind, previous });
+                let (weight, bytes) = (answer_bytes(&answer), encode_answer(answer).encoded_len());
+                assert!(bytes <= weight, "{weight} for {bytes}");
+                assert!(weight <= bytes * 3 + 64, "{weight} for {bytes}");
+            }
+        }
     }
 }

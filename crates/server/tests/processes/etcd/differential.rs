@@ -81,9 +81,16 @@ async fn events(watches: &mut Watches, last: i64) -> (Vec<mvccpb::Event>, Option
     }
 }
 
-/// What was before a change at the oldest revision that is kept, etcd has forgotten, Atoll tells.
-/// Takes that out of what Atoll told; what etcd told must be told.
-fn forget_what_etcd_forgot(etcd: &[mvccpb::Event], atoll: &mut [mvccpb::Event]) {
+/// What was before a change at the oldest revision that is kept, etcd has forgotten, Atoll tells;
+/// and so it is with deletions at that revision. Takes that out of what Atoll told; what etcd told
+/// must be told.
+fn forget_what_etcd_forgot(etcd: &[mvccpb::Event], atoll: &mut Vec<mvccpb::Event>) {
+    let at = |e: &mvccpb::Event| e.kv.as_ref().map_or(0, |kv| kv.mod_revision);
+    let oldest = atoll.first().map_or(0, at);
+    if etcd.first().is_some_and(|first| at(first) > oldest) {
+        let is_delete = |e: &mvccpb::Event| e.r#type == mvccpb::event::EventType::Delete as i32;
+        atoll.retain(|e| !(is_delete(e) && at(e) == oldest));
+    }
     for (theirs, ours) in etcd.iter().zip(atoll) {
         let is_first = theirs.kv.as_ref().is_some_and(|kv| kv.create_revision == kv.mod_revision);
         if theirs.prev_kv.is_none() && !is_first {

@@ -165,6 +165,7 @@ async fn a_lease_with_very_many_keys_is_revoked_at_once() {
     let revoked = store.lease().lease_revoke(revoke).await.expect("revoked").into_inner();
     let revision = revoked.header.expect("a header").revision;
     let told = watches.hear().await;
+    assert!(!told.canceled, "{}", told.cancel_reason);
     let events = told.decoded_events().expect("events");
     assert_eq!(events.len(), keys, "all in one piece");
     assert!(events.iter().all(|e| e.kv.as_ref().is_some_and(|kv| kv.mod_revision == revision)));
