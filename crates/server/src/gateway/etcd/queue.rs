@@ -6,7 +6,7 @@
 //! ends takes its key out in the same revision, and nobody is let in but at a revision at which its
 //! own key stands there and no older one: a waiter whose lease died is told so, never served (trap
 //! T27). Who finds the queue empty sees that in the very change that puts its key there; who has to
-//! wait does so in a [`line`].
+//! wait does so in a line (`super::line`).
 
 use atoll_base::{LeaseId, Revision};
 use atoll_coord::{AnswerBody, Consistency, RequestBody};
