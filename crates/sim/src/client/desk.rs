@@ -201,10 +201,7 @@ impl<J> Desk<J> {
         let Some((_, pursuit)) = &mut self.slots[slot].job else { return };
         let shard = pursuit.shard;
         let members = around.shell.members(shard);
-        // Any member answers a read, by asking the leader.
-        let is_read = matches!(pursuit.body, RequestBody::Get { .. } | RequestBody::Range { .. });
-        let anywhere = is_read && self.rng.chance(1, 4);
-        let believed = self.leaders.get(&shard).copied().filter(|_| !anywhere);
+        let believed = self.leaders.get(&shard).copied();
         let node = pursuit
             .node
             .or_else(|| believed.filter(|_| !self.rng.chance(1, 50)))

@@ -106,7 +106,7 @@ impl World {
     pub(crate) fn new(options: &Options) -> Self {
         let mut rng = Rng::new(options.seed);
         let mut shape = Shape::random(&mut rng, options);
-        let settings = lane_settings(&mut rng);
+        let settings = lane_settings(&mut rng, options.seed);
         let (nodes, shards) = (shape.all_nodes(), shape.shards + 1);
         let scale = Scale { nodes, shards, duration: shape.duration };
         let schedule = Schedule::random(&mut rng, scale, &options.faults);
@@ -212,10 +212,10 @@ impl World {
                 }
             }
             Event::LogDone { node, life } => self.log_done(node, life),
-            Event::Persisted { node, life, lane, request, batch } => {
+            Event::Persisted { node, life, lane, request } => {
                 let it = &mut self.nodes[index(node)];
                 if it.life == life {
-                    it.persisted(lane, (request, batch), &mut self.fabric, &self.shell);
+                    it.persisted(lane, request, &mut self.fabric, &self.shell);
                 }
             }
             Event::Heartbeat { node, life } => {
