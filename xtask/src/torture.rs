@@ -59,7 +59,8 @@ impl Options {
 pub(crate) fn run(root: &Path, options: Options) -> Result<bool> {
     let tests: Vec<&str> = options.tests().collect();
     let each = options.seconds.div_ceil(tests.len() as u64);
-    let args = ["test", "--quiet", "--locked", "-p", "atoll-server", "--test", "processes", "--"];
+    // Of the whole workspace, so that nothing is built again with other features after the tests.
+    let args = ["test", "--quiet", "--locked", "--workspace", "--test", "processes", "--"];
     let mut command = cargo::command(root, &args);
     command
         .args(["--nocapture", "--test-threads=1", "--exact"])
