@@ -1,7 +1,7 @@
 //! Ranges: the machine gives pages in key order; etcd's orders and filters are applied to them.
 //!
 //! A limit, and the order of keys either way, are left to the machine. Other orders and filters
-//! need the whole range, as they do in etcd.
+//! need the whole range, as they do in etcd; but where a limit has no order, only what is cut.
 
 use atoll_base::{Code, Failure, Revision};
 use atoll_client::Keyspace;
@@ -73,11 +73,14 @@ impl Plan {
         };
         let limit = u64::try_from(wire.limit).ok().filter(|limit| *limit != 0);
         let is_by_key = target == SortTarget::Key;
-        let is_plain = is_by_key && filters == Filters::default();
+        // Without an order etcd cuts by keys, one more than asked for, before it sorts.
+        let is_cut_first = is_by_key || order == SortOrder::None;
+        let is_plain = is_cut_first && filters == Filters::default();
+        let fetched = limit.map(|limit| limit.saturating_add(u64::from(!is_by_key)));
         let end = range_end(&wire.key, wire.range_end);
         let query = RangeQuery {
             direction: if is_by_key { direction } else { Direction::Forward },
-            limit: limit.filter(|_| is_plain),
+            limit: fetched.filter(|_| is_plain),
             at: revision(wire.revision),
             // Values that are sorted by must be there.
             keys_only: wire.keys_only && target != SortTarget::Value,
