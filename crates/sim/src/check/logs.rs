@@ -25,6 +25,9 @@ struct Copy {
     /// Everything below is cut away or inside a snapshot.
     first: LogIndex,
     entries: BTreeMap<LogIndex, Mark>,
+    /// What stood here and was cut away, so was committed: a leader that counts alone cuts entries
+    /// before any message says that they are.
+    cut: BTreeMap<LogIndex, Mark>,
 }
 
 impl Copy {
@@ -35,7 +38,10 @@ impl Copy {
 
     fn start(&mut self, first: LogIndex, kept: Kept) {
         match kept {
-            Kept::Suffix => self.entries = self.entries.split_off(&first),
+            Kept::Suffix => {
+                let kept = self.entries.split_off(&first);
+                self.cut.extend(std::mem::replace(&mut self.entries, kept));
+            }
             Kept::Nothing => self.entries.clear(),
         }
         self.first = first;
@@ -209,10 +215,8 @@ impl Logs {
         entries: &[Entry],
     ) -> Result<(), Violation> {
         let entries = entries.iter().map(|e| (e.index, self.mark(shard, e))).collect();
-        let now = Copy { first, entries };
-        let before = self.copies.insert((Stage::Durable, shard, node), now.clone());
-        self.copies.insert((Stage::Issued, shard, node), now.clone());
-        let before = before.unwrap_or_default();
+        let now = Copy { first, entries, cut: BTreeMap::new() };
+        let before = self.restart(node, shard, now.clone());
         for (index, mark) in before.entries {
             // A suffix may legally have been replaced by a write that survived without being
             // acknowledged; its entries then have a higher term.
@@ -264,11 +268,18 @@ impl Logs {
     /// `node` came back knowing that its log of `shard` was damaged: this is what it still has.
     pub fn damaged(&mut self, node: NodeId, shard: ShardId, first: LogIndex, entries: &[Entry]) {
         let entries = entries.iter().map(|e| (e.index, self.mark(shard, e))).collect();
-        let now = Copy { first, entries };
-        let before = self.copies.insert((Stage::Durable, shard, node), now.clone());
-        self.copies.insert((Stage::Issued, shard, node), now);
+        let before = self.restart(node, shard, Copy { first, entries, cut: BTreeMap::new() });
         let lost = self.lost.entry((shard, node)).or_default();
-        lost.entries.extend(before.unwrap_or_default().entries);
+        lost.entries.extend(before.entries);
+    }
+
+    /// `node` came back with `now`. What had been durable before; what was cut stays known.
+    fn restart(&mut self, node: NodeId, shard: ShardId, mut now: Copy) -> Copy {
+        let before = self.copies.insert((Stage::Durable, shard, node), now.clone());
+        let issued = self.copies.remove(&(Stage::Issued, shard, node));
+        now.cut = issued.unwrap_or_default().cut;
+        self.copies.insert((Stage::Issued, shard, node), now);
+        before.unwrap_or_default()
     }
 
     /// The shards of which `node` had a log that is not among these, and that it had not given up.
@@ -322,7 +333,10 @@ impl Logs {
             let i = LogIndex(i);
             let copy = self.copies.get(&(Stage::Issued, shard, node));
             let Some(mark) = copy.and_then(|copy| copy.entries.get(&i)).copied() else {
-                if copy.is_some_and(|copy| i < copy.first) {
+                if let Some(copy) = copy.filter(|copy| i < copy.first) {
+                    if let Some(mark) = copy.cut.get(&i).copied() {
+                        self.committed.entry(shard).or_default().insert(i, mark);
+                    }
                     continue;
                 }
                 let what = format!(
@@ -341,7 +355,7 @@ impl Logs {
     fn counted_by(&self, node: NodeId, shard: ShardId, index: LogIndex) -> Vec<&Membership> {
         let copy = self.copies.get(&(Stage::Issued, shard, node));
         let held = |place: LogIndex, term: Term| {
-            let mark = copy.and_then(|copy| copy.entries.get(&place));
+            let mark = copy.and_then(|copy| copy.entries.get(&place).or(copy.cut.get(&place)));
             let mark = mark.copied().or_else(|| self.committed_mark(shard, place));
             mark.is_some_and(|mark| mark.term == term)
         };

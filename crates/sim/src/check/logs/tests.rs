@@ -127,3 +127,20 @@ fn a_copy_that_damage_took_counts_until_a_snapshot_replaces_it() {
     let counted = logs.committed(NodeId(1), S, Term(1), LogIndex(2));
     assert_eq!(name(counted), "quorum durability", "the snapshot does not hold entry 2");
 }
+
+#[test]
+fn a_configuration_that_was_cut_before_anybody_heard_of_it_still_counts() {
+    let mut logs = three();
+    let alone = Membership::of_voters([NodeId(1)]);
+    let change = Entry { kind: EntryKind::Membership, payload: alone.encode(), ..entry(2, 1, "") };
+    for entry in [entry(1, 1, "a"), change, entry(3, 1, "b"), entry(4, 1, "c")] {
+        put(&mut logs, 1, &entry).unwrap();
+    }
+    logs.led(NodeId(1), S, Term(1)).unwrap();
+    for stage in [Stage::Issued, Stage::Durable] {
+        logs.start(stage, NodeId(1), S, LogIndex(4), Kept::Suffix);
+    }
+    logs.committed(NodeId(1), S, Term(1), LogIndex(4)).expect("it counts alone");
+    // What was cut was committed: nobody may lead without it.
+    assert_eq!(name(logs.led(NodeId(2), S, Term(2))), "leader completeness");
+}
