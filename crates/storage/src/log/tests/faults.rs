@@ -220,6 +220,25 @@ fn a_snapshot_does_not_bring_a_lost_vote_back() {
 }
 
 #[test]
+fn a_crash_between_the_mark_of_damage_and_what_is_missing_leaves_votes_in_doubt() {
+    let forgot = |told: &[LogRecord]| {
+        let disk = MemDisk::new(1);
+        let (mut log, _) = open(&disk);
+        log.write(&batch(&[vote(1, 2, 0, 0), put(1, 1, 1, b"x")])).unwrap();
+        log.write(&batch(&[start(1, 2, 1, StartReason::Damaged)])).unwrap();
+        if !told.is_empty() {
+            log.write(&batch(told)).unwrap();
+        }
+        drop(log);
+        let recovered = &open(&disk).1.shards[&ShardId(1)];
+        assert!(recovered.damaged.is_some());
+        recovered.forgot
+    };
+    assert_eq!(forgot(&[]), LogAmnesia::Votes, "nothing says that votes are known");
+    assert_eq!(forgot(&[vote(1, 3, 0, 0)]), LogAmnesia::Entries, "it says what is missing");
+}
+
+#[test]
 fn a_hole_that_could_be_anybodys_is_told() {
     let disk = MemDisk::new(1);
     let (mut log, _) = open(&disk);
