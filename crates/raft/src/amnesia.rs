@@ -6,7 +6,9 @@
 //!
 //! - *Acknowledgements name the life of the log.* Each loss begins another life, recorded before
 //!   anything is said in it. A leader that hears of a later life forgets what earlier ones
-//!   acknowledged, and an old acknowledgement that is still under way counts no more.
+//!   acknowledged, and an old acknowledgement that is still under way counts no more. A replica
+//!   that lost the count of its lives as well is told which one its leader knows, and begins the
+//!   one after it.
 //! - *It is rebuilt while it takes part.* It asks its leader for a snapshot, of whatever the leader
 //!   has applied, and then follows like others; what it acknowledges in the new life counts. So a
 //!   group of two goes on although nothing could commit without the one that forgot.
@@ -115,9 +117,28 @@ impl RaftCore {
     }
 
     pub(crate) fn on_owed(&mut self, t: &mut Turn<'_>, from: NodeId, life: u64, to: LogIndex) {
-        if life == self.life && self.hear_leader(t, from) {
+        if !self.hear_leader(t, from) {
+            return;
+        }
+        if to == LogIndex::ZERO {
+            self.recount_lives(t, from, life);
+        } else if life == self.life {
             // Each answer in this life is right; the first one asks for least.
             self.owed.get_or_insert(to);
+        }
+    }
+
+    /// The leader knows this replica in life `known` of its log. Where that is to come, or here
+    /// but has acknowledged something while nothing was acknowledged in it, the count of lives was
+    /// lost too.
+    fn recount_lives(&mut self, t: &mut Turn<'_>, leader: NodeId, known: u64) {
+        if known > self.life || known == self.life && self.log_is_lost {
+            atoll_base::reached!("a replica lost the count of its lives");
+            self.life = known + 1;
+            self.owed = None;
+            if !self.ask_for_rest(t, leader) {
+                self.acknowledge(t, leader);
+            }
         }
     }
 
@@ -166,6 +187,12 @@ impl RaftCore {
         }
     }
 
+    /// A follower speaks of a life of its log that is over, as far as is known here: perhaps late,
+    /// perhaps because it can't count its lives any more.
+    pub(crate) fn tell_life(&mut self, t: &mut Turn<'_>, to: NodeId, known: u64) {
+        self.send(t, to, Body::Owed { life: known, to: LogIndex::ZERO });
+    }
+
     /// A follower forgot what it acknowledged before `life`.
     pub(crate) fn on_amnesia(
         &mut self,
@@ -178,8 +205,9 @@ impl RaftCore {
         let last = self.log.last();
         let progress = &mut self.progress[at].1;
         progress.heard_at = t.now;
-        if life < progress.life {
-            return;
+        let known = progress.life;
+        if life < known || life == known && log_is_lost && progress.matched > LogIndex::ZERO {
+            return self.tell_life(t, from, known);
         }
         atoll_base::reached!("a follower said that it lost entries");
         progress.meet_life(life, last);

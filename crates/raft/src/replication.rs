@@ -190,8 +190,11 @@ impl RaftCore {
     ) {
         let Some(at) = self.follower(from) else { return };
         let last = self.log.last();
-        let old = life < self.progress[at].1.life && !planted!(self.config, OldLifeCounts);
-        if matched > last || old {
+        let known = self.progress[at].1.life;
+        if life < known && !planted!(self.config, OldLifeCounts) {
+            return self.tell_life(t, from, known);
+        }
+        if matched > last {
             return;
         }
         let interval = self.config.heartbeat_interval;

@@ -55,6 +55,7 @@ pub const ALL: &[&str] = &[
     "a read was refused because too many wait",
     "a read's deadline passed while it waited",
     "a replica found its log damaged",
+    "a replica lost the count of its lives",
     "a replica restarted in the middle of a snapshot",
     "a replica retired",
     "a replica turned between a witness and a holder of data",

@@ -101,8 +101,10 @@ impl World {
         }
         replica.health = Health::LogLost;
         // So much is gone that the votes may be among it. They aren't: then two could lead a term.
+        // The count of the log's lives is.
         if count > 100 {
             replica.disk_hard.amnesia = Amnesia::Votes;
+            replica.disk_hard.life = 0;
         }
         self.reach("log lost");
     }
