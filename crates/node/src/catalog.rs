@@ -284,11 +284,19 @@ impl Lane {
         let snapshot = records::installed(self.turn.engine.as_ref(), shard)?;
         let snapshot = snapshot.filter(|_| recovered.hard_state.is_some() && damage.is_none());
         let found = judge(held, damage, snapshot, log);
-        if found.2 == LogIs::Unbegun {
+        if found.2 == LogIs::Unbegun
+            && let Some(state) = &mut recovered.hard_state
+        {
             atoll_base::reached!("power was lost between a snapshot and the start of its log");
             let (first, prev_term) = (log.first_index(), log.last_term());
             let reason = StartReason::Snapshot;
             let start = LogRecord::LogStart { shard, first, prev_term, reason };
+            if state.term < prev_term {
+                // The snapshot's term was not durable either, so no vote was given in it.
+                (state.term, state.vote) = (prev_term, None);
+                let state = *state;
+                self.turn.sink.batch.records.push(LogRecord::HardState { shard, state });
+            }
             self.turn.sink.batch.records.push(start);
         }
         Ok(found)

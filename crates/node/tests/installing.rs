@@ -33,6 +33,10 @@ fn behind(chunks: u64) -> (Cluster, NodeId) {
     for n in 0..KEYS {
         cluster.put(DATA, &format!("new{n}"), &value);
     }
+    // In a later term than the node that is away has heard of.
+    cluster.crash(leader);
+    cluster.start(leader);
+    cluster.put(DATA, "term", "later");
     cluster.loses = Box::new(move |_, _, message| {
         let PeerBody::SnapshotChunk { chunk, .. } = &message.body else { return false };
         *chunk >= chunks

@@ -59,8 +59,8 @@ pub enum Body {
     /// been, and with `log_is_lost`: send a snapshot, nothing is left to append to.
     Amnesia { life: u64, log_is_lost: bool },
     /// All that the addressee acknowledged before this life, and that can count, is in the leader's
-    /// log up to `to`. Index 0 says only that the leader knows the addressee in this life, and heard
-    /// of an earlier one.
+    /// log up to `to`. Index 0 says only that the leader knows the addressee in this life, and
+    /// heard of an earlier one.
     Owed { life: u64, to: LogIndex },
     /// The leader stops its heartbeats: it and all members have committed everything up to
     /// `commit`, which is its last entry. A follower that has exactly that stops its election

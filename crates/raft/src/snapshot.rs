@@ -127,6 +127,10 @@ impl RaftCore {
         if !self.accepts_snapshot(index, term) {
             return self.on_snapshot_overtaken(t, index);
         }
+        if term > self.term {
+            // Fetched before a restart, and its term had not become durable.
+            self.become_follower(t, term, None);
+        }
         if self.snapshot_replaces_log(index, term) {
             self.log.reset(index, term);
             self.history = History::new(index, membership);
