@@ -144,6 +144,9 @@ impl Scene {
         self.has_members(Some(Role::Learner)).await;
         self.interrupt(&["promote", &node], moments[1]).await;
         self.has_members(Some(Role::Voter)).await;
+        // A founder leads, and is killed: a dead newcomer can't be given the lead.
+        let founder = *self.founders.first().expect("a cluster has founders");
+        self.cluster.lead(&self.client, founder as usize, self.shard).await;
         let to = format!("--to={node}");
         self.interrupt(&["transfer-leader", &to], moments[2]).await;
         // It was the last one told to lead, and nobody was killed after that.
