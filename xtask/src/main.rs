@@ -20,7 +20,7 @@ const HELP: &str = "\
 usage: cargo x <task>
 
 tasks:
-  check   the gate: everything below, cheapest first; stops at the first failure
+  check   the gate: everything up to `torture`, cheapest first; stops at the first failure
   tidy    house rules: floors, sizes, names, lint parity, forbidden words
   lint    formatting and clippy, warnings denied
   test    unit and integration tests (cargo nextest when it is installed), then doc tests
@@ -29,6 +29,7 @@ tasks:
   sim     simulator smoke run: one seed twice, the two traces compared
   torture real processes under load that are killed, lose power, stand still and are cut off from
           each other: [--seconds 120] [--seed 1] [--nodes 3 or 5; without it 3, then 5]
+  clients etcd's clients in Python and Rust, installed from their registries, against Atoll
   help    this text";
 
 fn main() -> ExitCode {
@@ -57,6 +58,7 @@ fn run(task: Option<&str>, options: &[String]) -> Result<bool> {
         Some("doc") => gate::run(&root, &[gate::Step::Doc]),
         Some("walk") => gate::run(&root, &[gate::Step::Walk]),
         Some("sim") => gate::run(&root, &[gate::Step::Simulate]),
+        Some("clients") => gate::run(&root, &[gate::Step::Clients]),
         Some("torture") => torture::run(&root, torture::Options::parse(options)?),
         Some("help" | "--help" | "-h") => {
             println!("{HELP}");

@@ -2,8 +2,8 @@
 //!
 //! - `proposals/N`: 64-byte proposals through three cores in memory, N outstanding. A closed loop:
 //!   as many are proposed, in one batch, as were committed since. A disk is done at once, and its
-//!   completion is a step; so is every message. Owners give memory back, and keep a log in memory;
-//!   a message's entries are copied into memory of the receiver's, as from a network.
+//!   completion is a step; so is every message. Owners give memory back, and move what they are to
+//!   write into a log in memory; a message's entries move into memory of the receiver's.
 //! - `step/N`: the same, by steps; how many allocations a step makes is printed before.
 //! - `quiet`: 10 thousand groups of three that went quiet. None of the 30 thousand cores asks for a
 //!   step ever again, which is asserted; what is measured is to look at all their deadlines.
@@ -14,49 +14,23 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "it needs a clock")]
 #![allow(unsafe_code, reason = "an allocator that counts must be one")]
 
+#[path = "../tests/counting/mod.rs"]
+mod counting;
 #[path = "../tests/world/mod.rs"]
 mod world;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::VecDeque;
 use std::hint::black_box;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use atoll_base::{Entry, Time};
 use atoll_raft::{Body, Config, HardState, Input, Membership, Message, Output, RaftCore};
 use bytes::Bytes;
+use counting::counted;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use rustix::time::{ClockId, clock_gettime};
 use world::mem_log::MemLog;
 use world::{Disks, World, n};
-
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: hands everything to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: as the caller promises.
-        unsafe { System.realloc(at, layout, size) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: as the caller promises.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// A replica and its owner.
 struct Owner {
@@ -120,18 +94,16 @@ impl Load {
         inputs.push_back(input);
         while let Some(input) = inputs.pop_front() {
             let owner = &mut self.owners[at];
-            let before = ALLOCATIONS.load(Ordering::Relaxed);
-            owner.core.step(self.now, input, &owner.log, &mut owner.out);
-            self.allocations += ALLOCATIONS.load(Ordering::Relaxed) - before;
+            self.allocations +=
+                counted(|| owner.core.step(self.now, input, &owner.log, &mut owner.out));
             self.steps += 1;
             self.net.extend(owner.out.messages.drain(..));
             if let Some(mut write) = owner.out.write.take() {
-                owner.log.replace_from(&write.entries);
+                owner.log.take_from(&mut write.entries);
                 self.net.extend(write.after.drain(..));
                 let (id, term, index) = (write.id, write.term, write.index);
                 inputs.push_back(Input::Written { write: id, term, index });
                 if at > 0 && write.entries.capacity() > 0 {
-                    write.entries.clear();
                     self.received.push(std::mem::take(&mut write.entries));
                 }
                 owner.out.reuse(write);
@@ -150,7 +122,7 @@ impl Load {
             let (from, to) = (message.from.0 as usize - 1, message.to.0 as usize - 1);
             if let Body::Append { entries, .. } = &mut message.body {
                 let mut received = self.received.pop().unwrap_or_default();
-                received.extend_from_slice(entries);
+                received.append(entries);
                 self.owners[from].out.reuse_entries(std::mem::replace(entries, received));
             }
             self.step(to, Input::Message(message));
@@ -163,7 +135,7 @@ impl Load {
         self.proposed += free as u64;
         self.step(0, Input::Propose(vec![Bytes::from_static(&[7; 64]); free]));
         self.deliver();
-        if self.commit() > self.compacted + 20_000 {
+        if self.commit() > self.compacted + 5_000 {
             self.compacted = self.commit();
             for at in 0..3 {
                 let owner = &mut self.owners[at];

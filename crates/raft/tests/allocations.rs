@@ -6,10 +6,9 @@
 #![allow(missing_docs, reason = "a test")]
 #![allow(unsafe_code, reason = "an allocator that counts must be one")]
 
+mod counting;
 mod world;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -18,43 +17,9 @@ use atoll_raft::{
     Body, Config, HardState, Input, Membership, Message, Output, RaftCore, ReadContext,
 };
 use bytes::Bytes;
+use counting::counted;
 use world::mem_log::MemLog;
 use world::n;
-
-struct Counting;
-
-thread_local! {
-    /// Allocations of this thread while it is inside a step; `None` outside.
-    static COUNT: Cell<Option<u64>> = const { Cell::new(None) };
-}
-
-fn count() {
-    // Not there any more while the thread ends.
-    let _ = COUNT.try_with(|c| c.set(c.get().map(|n| n + 1)));
-}
-
-// SAFETY: hands everything to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count();
-        // SAFETY: as the caller promises.
-        unsafe { System.realloc(at, layout, size) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: as the caller promises.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// A replica whose owner reuses everything. Its disk is done at once.
 struct Owner {
@@ -93,9 +58,8 @@ impl Group {
         let mut next = Some(input);
         while let Some(input) = next.take() {
             let owner = &mut self.owners[at];
-            COUNT.set(Some(0));
-            owner.core.step(self.now, input, &owner.log, &mut owner.out);
-            self.allocations += COUNT.replace(None).unwrap_or_default();
+            self.allocations +=
+                counted(|| owner.core.step(self.now, input, &owner.log, &mut owner.out));
             self.steps += 1;
             let out = &mut owner.out;
             self.net.extend(out.messages.drain(..));

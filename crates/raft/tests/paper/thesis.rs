@@ -478,8 +478,8 @@ fn thesis_6_4_a_leader_that_was_replaced_serves_no_read() {
     assert!(w.failed.iter().any(|(_, context, _)| *context == ReadContext(7)));
 }
 
-#[test]
-fn thesis_6_4_1_a_lease_serves_reads_at_once_and_ends() {
+/// Three replicas of which the first leads and has served a read under its lease.
+fn leased() -> World {
     let founding = Membership::of_voters([n(1), n(2), n(3)]);
     let mut w = World::new(&founding, Disks::Manual, |id| {
         let mut c = config(id, 11);
@@ -491,6 +491,12 @@ fn thesis_6_4_1_a_lease_serves_reads_at_once_and_ends() {
     w.pass_deadline();
     w.read(n(1), 1);
     assert_eq!(w.served.len(), 1, "under the lease");
+    w
+}
+
+#[test]
+fn thesis_6_4_1_a_lease_serves_reads_at_once_and_ends() {
+    let mut w = leased();
     w.now = w.now.after(Duration::from_millis(80));
     w.read(n(1), 2);
     assert_eq!(w.served.len(), 1, "after election timeout less margin it takes a round");
@@ -498,17 +504,7 @@ fn thesis_6_4_1_a_lease_serves_reads_at_once_and_ends() {
 
 #[test]
 fn thesis_6_4_1_no_lease_serves_once_another_was_told_to_campaign() {
-    let founding = Membership::of_voters([n(1), n(2), n(3)]);
-    let mut w = World::new(&founding, Disks::Manual, |id| {
-        let mut c = config(id, 11);
-        c.lease_reads = true;
-        c
-    });
-    w.now = w.now.after(Duration::from_millis(200));
-    elect(&mut w, n(1));
-    w.pass_deadline();
-    w.read(n(1), 1);
-    assert_eq!(w.served.len(), 1, "under the lease");
+    let mut w = leased();
     w.step(n(1), Input::Transfer(n(2)));
     assert!(w.net.iter().any(|m| m.body == Body::TimeoutNow));
     w.read(n(1), 2);

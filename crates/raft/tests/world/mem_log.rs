@@ -22,10 +22,20 @@ impl MemLog {
 
     /// Replaces everything from the first of `entries` on.
     pub fn replace_from(&mut self, entries: &[Entry]) {
+        self.make_room(entries);
+        self.entries.extend(entries.iter().cloned());
+    }
+
+    /// The same, and leaves nothing in `entries` but its memory.
+    pub fn take_from(&mut self, entries: &mut Vec<Entry>) {
+        self.make_room(entries);
+        self.entries.extend(entries.drain(..));
+    }
+
+    fn make_room(&mut self, entries: &[Entry]) {
         let Some(first) = entries.first() else { return };
         assert!(first.index > self.prev && first.index <= self.last_index().next(), "a gap");
         self.entries.truncate((first.index.0 - self.prev.0 - 1) as usize);
-        self.entries.extend(entries.iter().cloned());
     }
 
     /// Removes everything from `from` on.

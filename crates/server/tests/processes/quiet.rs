@@ -77,6 +77,15 @@ async fn many_shards(cluster: &Cluster, client: &Client, count: u32) {
     lead(cluster, &[1, 2, 3], u64::from(count) + FOUNDED).await;
 }
 
+/// A cluster that rests when it can, in which `k` is `v`, all shards led.
+async fn with_a_key() -> (Cluster, Client) {
+    let cluster = Cluster::start(3, &[QUIET]).await;
+    let client = cluster.client(Duration::from_secs(30)).await;
+    client.keyspace("default").put("k", "v").await.expect("a put");
+    lead(&cluster, &[1, 2, 3], FOUNDED).await;
+    (cluster, client)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shards_without_traffic_cost_nothing_and_wake_for_a_write() {
     let _turn = Turn::among_others();
@@ -105,11 +114,8 @@ async fn shards_without_traffic_cost_nothing_and_wake_for_a_write() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_is_killed_while_its_shards_rest_is_replaced_though_nobody_asks() {
     let _turn = Turn::among_others();
-    let mut cluster = Cluster::start(3, &[QUIET]).await;
-    let client = cluster.client(Duration::from_secs(30)).await;
+    let (mut cluster, client) = with_a_key().await;
     let data = client.keyspace("default");
-    data.put("k", "v").await.expect("a put");
-    lead(&cluster, &[1, 2, 3], FOUNDED).await;
     for round in 0..sized(1, 10) {
         let gone = leader(&client, DEFAULT).await;
         rests(&cluster, &[1, 2, 3], (10.0, 20.0)).await;
@@ -134,11 +140,8 @@ async fn a_leader_that_is_killed_while_its_shards_rest_is_replaced_though_nobody
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_stands_still_while_its_shards_rest_is_replaced() {
     let _turn = Turn::among_others();
-    let mut cluster = Cluster::start(3, &[QUIET]).await;
-    let client = cluster.client(Duration::from_secs(30)).await;
+    let (mut cluster, client) = with_a_key().await;
     let data = client.keyspace("default");
-    data.put("k", "v").await.expect("a put");
-    lead(&cluster, &[1, 2, 3], FOUNDED).await;
     let gone = leader(&client, DEFAULT).await;
     rests(&cluster, &[1, 2, 3], (10.0, 20.0)).await;
     // Its connections stay open.

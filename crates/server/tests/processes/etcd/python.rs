@@ -45,12 +45,13 @@ fn run(folder: &Path, program: &Path, args: &[&str], variables: &[(&str, &str)])
     }
 }
 
-fn must(folder: &Path, program: &Path, args: &[&str]) {
+/// The same, of what must succeed.
+pub(super) fn must(folder: &Path, program: &Path, args: &[&str]) {
     let (is_done, said) = run(folder, program, args, &[]);
     assert!(is_done, "{} {args:?}: {said}", program.display());
 }
 
-/// 72 of its 82 tests; `cargo test -p atoll-server --test processes python -- --ignored`.
+/// 72 of its 82 tests; `cargo x clients` runs it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "installs packages from the index, which takes minutes"]
 async fn the_tests_of_the_python_client_pass() {

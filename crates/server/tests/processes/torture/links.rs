@@ -200,6 +200,7 @@ async fn write(
     mut receiver: mpsc::Receiver<Chunk>,
 ) {
     while let Some((due, bytes)) = receiver.recv().await {
+        // The delay that this link is to have: it is the fault, nothing is waited for.
         tokio::time::sleep_until(due).await;
         if condition.wait_for(|c| c.cuts == 0).await.is_err() {
             return;
