@@ -1,9 +1,13 @@
 //! What must always hold, as far as one core can see it. Checked after every step in tests and
-//! simulation; what only a view of the whole group shows (I1, I3, I4) is checked there.
+//! simulation; what takes a view of several cores (I1, I3, I4) is [`validate_group`]'s.
+//!
+//! [`validate_group`]: crate::validate_group
 
 use atoll_base::LogIndex;
 
 use crate::core::{CoreRole, RaftCore};
+use crate::message::{Body, Message};
+use crate::output::Output;
 use crate::progress::SendState;
 
 impl RaftCore {
@@ -36,6 +40,42 @@ impl RaftCore {
         }
     }
 
+    /// Asserts I8 of what this core's last step, and no other, left in `out`: what may leave at
+    /// once promises only what is durable, and what waits for a write no more than that write.
+    ///
+    /// # Panics
+    /// When it is broken, naming the addressee and both values.
+    pub fn validate_output(&self, out: &Output) {
+        let durable = self.durable();
+        for Message { to, term, body, .. } in &out.messages {
+            match body {
+                Body::AppendReply { matched, .. } => {
+                    assert!(
+                        *matched <= durable,
+                        "I8: {matched} is told {to}, durable is {durable}"
+                    );
+                }
+                Body::VoteReply { ballot } if ballot.is_yes() => {
+                    let given = (*term, Some(*to));
+                    let recorded = (self.recorded.term, self.recorded.vote);
+                    assert_eq!(given, recorded, "I8: a vote leaves for {to} that is not recorded");
+                    let begun = usize::from(out.write.is_some());
+                    let records = out.write.as_ref().is_some_and(|w| w.hard_state.is_some());
+                    let is_durable = self.writes.len() == begun && !records;
+                    assert!(is_durable, "I8: a vote leaves for {to} before it is durable");
+                }
+                _ => {}
+            }
+        }
+        let Some(write) = &out.write else { return };
+        for Message { to, body, .. } in &write.after {
+            if let Body::AppendReply { matched, .. } = body {
+                let end = write.index;
+                assert!(*matched <= end, "I8: {matched} is told {to} after a write to {end}");
+            }
+        }
+    }
+
     fn validate_leader(&self, last: LogIndex) {
         assert!(self.has_state(), "T14: a leader without state");
         assert!(!self.is_amnesic(), "T14: a leader with amnesia");
@@ -63,7 +103,7 @@ impl RaftCore {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     use atoll_base::{Entry, NodeId, Term, Time};
@@ -72,8 +112,7 @@ mod tests {
     use crate::config::Config;
     use crate::input::Input;
     use crate::membership::Membership;
-    use crate::message::{Body, Message};
-    use crate::output::{HardState, Output};
+    use crate::output::HardState;
     use crate::quorum::Amnesia;
     use crate::quorum::Ballot;
     use crate::reader::{LogReader, ReadError};
@@ -107,14 +146,14 @@ mod tests {
         }
     }
 
-    fn follower() -> RaftCore {
+    pub(crate) fn follower() -> RaftCore {
         let members = Membership::of_voters([NodeId(1), NodeId(2)]);
         let (config, hard) = (Config::new(NodeId(1), 1), HardState::default());
         RaftCore::new(config, Time::ZERO, hard, members, LogIndex(0), &NoLog).unwrap()
     }
 
     /// Leads with node 2's vote; its first entry is not written.
-    fn leader() -> RaftCore {
+    pub(crate) fn leader() -> RaftCore {
         let mut core = follower();
         let now = core.next_deadline().unwrap();
         let mut out = Output::default();
@@ -217,5 +256,48 @@ mod tests {
                 ("bytes proposed", |c| c.proposed_bytes += 1),
             ],
         );
+    }
+
+    /// A follower that was asked for its vote: the step's output, before anything is written.
+    fn voter() -> (RaftCore, Output) {
+        let mut core = follower();
+        let mut out = Output::default();
+        let body = Body::Vote { last_index: LogIndex(0), last_term: Term(0), transfer: false };
+        let asked = Message { from: NodeId(2), to: NodeId(1), term: Term(1), body };
+        core.step(Time::ZERO, Input::Message(asked), &NoLog, &mut out);
+        core.validate_output(&out);
+        (core, out)
+    }
+
+    fn says(core: &RaftCore, out: &Output) -> String {
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(|_| {}));
+        let panic = catch_unwind(AssertUnwindSafe(|| core.validate_output(out))).unwrap_err();
+        std::panic::set_hook(hook);
+        panic.downcast_ref::<String>().unwrap().clone()
+    }
+
+    #[test]
+    fn a_vote_that_leaves_before_its_write_is_seen() {
+        let (core, mut out) = voter();
+        let vote = out.write.as_mut().unwrap().after.pop().unwrap();
+        out.messages.push(vote.clone());
+        assert!(says(&core, &out).contains("before it is durable"));
+        out.write = None;
+        assert!(says(&core, &out).contains("before it is durable"), "the write was taken");
+        out.messages = vec![Message { to: NodeId(3), ..vote }];
+        assert!(says(&core, &out).contains("not recorded"));
+    }
+
+    #[test]
+    fn an_acknowledgement_of_what_is_not_written_is_seen() {
+        let (core, mut out) = voter();
+        let body = Body::AppendReply { matched: LogIndex(1), life: 0 };
+        let reply = Message { from: NodeId(1), to: NodeId(2), term: Term(1), body };
+        out.write.as_mut().unwrap().after.push(reply.clone());
+        assert!(says(&core, &out).contains("after a write to"));
+        out.write = None;
+        out.messages.push(reply);
+        assert!(says(&core, &out).contains("durable is"));
     }
 }

@@ -52,7 +52,7 @@
 //! `following` (the follower's), `reads`, `change`, `transfer`, `snapshot`, `amnesia`, `quiet` are
 //! the protocol's parts, each an `impl` of the core with its own essay; [`tail`], `writes`,
 //! `history`, [`progress`], [`quorum`], [`membership`] are plain data with their own tests;
-//! `invariants` asserts.
+//! `invariants` asserts what one core shows, `group` what several do.
 
 mod amnesia;
 mod change;
@@ -60,6 +60,7 @@ pub mod config;
 pub mod core;
 mod election;
 mod following;
+mod group;
 mod history;
 pub mod input;
 mod invariants;
@@ -81,6 +82,7 @@ mod writes;
 
 pub use config::{Config, ConfigError};
 pub use core::{CoreRole, RaftCore};
+pub use group::validate_group;
 pub use input::{Input, ReadContext};
 pub use membership::{Member, Membership, MembershipError, QuorumRule, Role};
 pub use message::{Body, Message};

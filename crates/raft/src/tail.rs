@@ -76,6 +76,11 @@ impl LogView {
         at
     }
 
+    /// The entry before the first and its term, and where every later term starts; ascending.
+    pub(crate) fn runs(&self) -> &[(LogIndex, Term)] {
+        &self.runs
+    }
+
     /// Appends `entry`, which must follow the last one; its term may not fall.
     pub fn push(&mut self, entry: Entry) {
         self.meet(&entry);

@@ -79,6 +79,11 @@ impl Writes {
         self.pending.clear();
     }
 
+    /// How many are pending.
+    pub(crate) fn len(&self) -> usize {
+        self.pending.len()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.pending.is_empty()
     }

@@ -22,7 +22,7 @@ use std::time::Duration;
 use atoll_base::{Entry, LogIndex, NodeId, Term, Time};
 use atoll_raft::{
     Amnesia, Body, Config, CoreRole, HardState, Input, LogReader, Membership, Message, Output,
-    ProposalOutcome, RaftCore, ReadContext, Write,
+    ProposalOutcome, RaftCore, ReadContext, Write, validate_group,
 };
 use bytes::Bytes;
 
@@ -246,6 +246,9 @@ impl World {
         let before = (core.role(), core.is_quiet(), core.membership().is_joint());
         let followed = core.membership_index();
         core.step(self.now, input, &replica.log, &mut out);
+        if self.checking {
+            core.validate_output(&out);
+        }
         let mut log_changed = core.membership_index() != followed;
         if let Some(write) = out.write.take() {
             replica.log.replace_from(&write.entries);
@@ -259,6 +262,11 @@ impl World {
             core.validate();
             let after = (core.role(), core.is_quiet(), core.membership().is_joint());
             self.checks.on_step(&self.replicas, node);
+            if out.role_changed {
+                let cores: Vec<_> =
+                    self.replicas.values().filter_map(|r| r.core.as_ref()).collect();
+                validate_group(&cores);
+            }
             if log_changed {
                 self.checks.on_log(&self.replicas[&node]);
             }
