@@ -21,16 +21,16 @@ use crate::tail::LogView;
 use crate::transfer::Transfer;
 use crate::writes::Writes;
 
-/// What a core is at the moment.
+/// What a core is at the moment (thesis 3.3; pre-candidates 9.6).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum CoreRole {
-    /// Follows a leader, or waits for one.
+    /// Follows a leader, or waits for one (thesis 3.4).
     Follower,
     /// Asks whether it would win an election (thesis 9.6).
     PreCandidate,
-    /// Asks for votes.
+    /// Asks for votes (thesis 3.4).
     Candidate,
-    /// Leads.
+    /// Leads (thesis 3.5).
     Leader,
 }
 
@@ -190,7 +190,13 @@ impl RaftCore {
 
     /// Takes one input and adds what it asks for to `out`, whose `write` must have been taken.
     ///
-    /// `log` must hold everything that earlier outputs handed over, durable or not.
+    /// `now` is monotonic time, and may not fall below that of the step before. `log` must hold
+    /// everything that earlier outputs handed over, durable or not. Cost: proportional to what the
+    /// input carries and to the members; with buffers given back it allocates nothing.
+    ///
+    /// # Panics
+    /// Where the owner breaks the contract: the last write was not taken, an index is applied that
+    /// was not handed over, entries are cut that are not applied.
     pub fn step(&mut self, now: Time, input: Input, log: &dyn LogReader, out: &mut Output) {
         assert!(out.write.is_none(), "the write of the step before was not taken");
         let before = (self.term, self.role, self.leader);
@@ -440,7 +446,8 @@ impl RaftCore {
         self.history.compact(prev);
     }
 
-    /// When to call `step` with [`Input::Tick`] at the latest; `None` when nothing is awaited.
+    /// When to call `step` with [`Input::Tick`] at the latest, in the time that `step` is given;
+    /// `None` when nothing is awaited (a quiet group, a learner).
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {
         let timer = match self.role {
@@ -457,19 +464,19 @@ impl RaftCore {
         self.config.id
     }
 
-    /// The latest term seen.
+    /// The latest term seen (`currentTerm`; paper, figure 2).
     #[must_use]
     pub fn term(&self) -> Term {
         self.term
     }
 
-    /// Who got this term's vote.
+    /// Who got this term's vote (`votedFor`; paper, figure 2).
     #[must_use]
     pub fn vote(&self) -> Option<NodeId> {
         self.vote
     }
 
-    /// Who leads this term, if known.
+    /// Who leads this term, if known (thesis 3.4, 6.2).
     #[must_use]
     pub fn leader(&self) -> Option<NodeId> {
         self.leader
@@ -487,13 +494,14 @@ impl RaftCore {
         self.role == CoreRole::Leader
     }
 
-    /// The group's commit index as known here; may lie beyond what is durable here.
+    /// The group's commit index as known here (`commitIndex`; paper, figure 2); may lie beyond what
+    /// is durable here.
     #[must_use]
     pub fn commit(&self) -> LogIndex {
         self.commit
     }
 
-    /// What the owner has applied.
+    /// What the owner has applied (`lastApplied`; paper, figure 2).
     #[must_use]
     pub fn applied(&self) -> LogIndex {
         self.applied
@@ -517,13 +525,13 @@ impl RaftCore {
         self.log.term(index)
     }
 
-    /// The log's durable end on this replica.
+    /// The log's durable end on this replica (thesis 10.2.1).
     #[must_use]
     pub fn durable(&self) -> LogIndex {
         self.writes.durable(self.log.last())
     }
 
-    /// The configuration in force: the last one in the log, committed or not (I9).
+    /// The configuration in force: the last one in the log, committed or not (I9; thesis 4.1).
     #[must_use]
     pub fn membership(&self) -> &Membership {
         self.history.current()
@@ -535,13 +543,14 @@ impl RaftCore {
         self.history.index()
     }
 
-    /// The configuration as of `index`, for a snapshot that ends there.
+    /// The configuration as of `index`, for a snapshot that ends there (thesis 5); `None` for what
+    /// the log has forgotten.
     #[must_use]
     pub fn membership_at(&self, index: LogIndex) -> Option<&Membership> {
         self.history.at(index)
     }
 
-    /// What a leader knows about each follower, ascending; empty on others.
+    /// What a leader knows about each follower (thesis 3.5), ascending by node; empty on others.
     #[must_use]
     pub fn progress(&self) -> &[(NodeId, Progress)] {
         &self.progress
@@ -553,7 +562,7 @@ impl RaftCore {
         self.log_is_lost || self.state == StateHeld::Lost
     }
 
-    /// Bytes proposed in this term and not committed.
+    /// Bytes proposed in this term and not committed; one batch alone may pass the bound.
     #[must_use]
     pub fn uncommitted_bytes(&self) -> usize {
         self.proposed_bytes

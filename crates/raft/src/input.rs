@@ -18,9 +18,10 @@ pub struct ReadContext(pub u64);
 /// is answered in the output, or ignored where its text says so.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Input {
-    /// Nothing but time passing: the deadline may have been reached.
+    /// Nothing but time passing: the deadline may have been reached (thesis 3.4, 6.2).
     Tick,
-    /// A message from a peer.
+    /// A message from a peer, in any order, any number of times (thesis 3.2, 3.8). One that is for
+    /// another node is ignored.
     Message(Message),
     /// Payloads to append, one entry each, all or none (thesis 3.5). Answered in
     /// `Output::proposal`; refused beyond `Config::uncommitted_bytes_max` bytes.
@@ -55,7 +56,8 @@ pub enum Input {
     /// ([`RaftCore::snapshot_replaces_log`](crate::RaftCore::snapshot_replaces_log)): then the
     /// log must be empty after `index` before this input.
     SnapshotInstalled { index: LogIndex, term: Term, membership: Membership },
-    /// A snapshot sent to this follower arrived or failed.
+    /// A snapshot sent to this follower, ending at `index`, arrived or failed (thesis 5.1). Ignored
+    /// by cores that don't lead.
     SnapshotSent { to: NodeId, index: LogIndex, ok: bool },
     /// The node layer says whether a peer's node is alive (quiet groups). One that was gone for a
     /// moment, however short, must be told as gone and then as alive.

@@ -21,7 +21,7 @@ use atoll_base::NodeId;
 use atoll_base::codec::{DecodeError, Reader, Writer};
 use bytes::Bytes;
 
-/// Voters in one half of a configuration, at most.
+/// Voters in one half of a configuration (thesis 4.3), at most.
 pub const VOTERS_MAX: usize = 31;
 
 const VERSION: u8 = 1;
@@ -54,7 +54,7 @@ pub struct Member {
     pub role: Role,
 }
 
-/// How many of the voters decide.
+/// How many of the voters decide (Howard, Malkhi and Spiegelman 2016 for other sizes).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum QuorumRule {
     /// More than half, for everything.
@@ -70,7 +70,7 @@ pub enum QuorumRule {
 }
 
 impl QuorumRule {
-    /// Votes out of `voters` that elect.
+    /// Votes out of `voters` that elect (thesis 3.4).
     #[must_use]
     pub fn election(self, voters: usize) -> usize {
         match self {
@@ -79,7 +79,7 @@ impl QuorumRule {
         }
     }
 
-    /// Copies out of `voters` that commit.
+    /// Copies out of `voters` that commit (thesis 3.6.2).
     #[must_use]
     pub fn replication(self, voters: usize) -> usize {
         match self {
@@ -175,7 +175,7 @@ impl Membership {
         self
     }
 
-    /// True while a change of voters is under way.
+    /// True while a change of voters is under way (thesis 4.3).
     #[must_use]
     pub fn is_joint(&self) -> bool {
         self.outgoing.is_some()
@@ -201,7 +201,7 @@ impl Membership {
         votes(&self.members) || self.outgoing.as_ref().is_some_and(votes)
     }
 
-    /// True when `node` may lead: it votes and holds data.
+    /// True when `node` may lead: it votes and holds data, in either half.
     #[must_use]
     pub fn can_lead(&self, node: NodeId) -> bool {
         let leads = |m: &BTreeMap<NodeId, Role>| m.get(&node) == Some(&Role::Voter);

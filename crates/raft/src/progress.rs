@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 
 use atoll_base::{LogIndex, Time};
 
-/// How a leader sends to a follower.
+/// How a leader sends to a follower (thesis 10.2; the states are those of etcd's raft).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SendState {
     /// One append at a time; `waiting` while one is unanswered.
@@ -25,7 +25,7 @@ pub enum SendState {
     Snapshot,
 }
 
-/// A leader's view of one follower.
+/// A leader's view of one follower (paper, figure 2: `matchIndex` and `nextIndex`).
 #[derive(Clone, Debug)]
 pub struct Progress {
     /// The last entry known to be durable there and equal to the leader's.
@@ -119,14 +119,15 @@ impl Progress {
         news
     }
 
-    /// Appends in flight.
+    /// Append messages in flight, probes included.
     #[must_use]
     pub fn inflight(&self) -> usize {
         self.window.messages()
     }
 }
 
-/// Appends sent and not yet acknowledged, oldest first.
+/// Appends sent and not yet acknowledged, oldest first (thesis 10.2). Bounded in messages and in
+/// bytes by whoever asks [`Window::is_full`] before each push.
 #[derive(Clone, Default, Debug)]
 pub struct Window {
     sent: VecDeque<(LogIndex, usize)>,
@@ -134,7 +135,7 @@ pub struct Window {
 }
 
 impl Window {
-    /// Notes an append that ends at `last`.
+    /// Notes an append that ends at `last` and whose entries take `bytes` bytes.
     pub fn push(&mut self, last: LogIndex, bytes: usize) {
         self.sent.push_back((last, bytes));
         self.bytes += bytes;
@@ -163,7 +164,7 @@ impl Window {
         self.sent.is_empty()
     }
 
-    /// True when nothing more may be sent.
+    /// True when nothing more may be sent: `messages_max` are in flight, or `bytes_max` bytes.
     #[must_use]
     pub fn is_full(&self, messages_max: usize, bytes_max: usize) -> bool {
         self.sent.len() >= messages_max || self.bytes >= bytes_max

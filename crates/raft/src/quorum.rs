@@ -10,7 +10,7 @@ use atoll_base::{LogIndex, NodeId};
 
 use crate::membership::{Membership, QuorumRule, Role, VOTERS_MAX};
 
-/// A voter's answer to a candidate.
+/// A voter's answer to a candidate (thesis 3.4).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Ballot {
     /// No.
@@ -45,7 +45,7 @@ pub enum Amnesia {
 /// How an election stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Tally {
-    /// Enough votes.
+    /// Enough votes (thesis 3.4).
     Won,
     /// Enough can't come any more.
     Lost,
@@ -63,7 +63,7 @@ fn voters(half: &BTreeMap<NodeId, Role>) -> impl Iterator<Item = NodeId> {
 }
 
 /// The largest index that a replication quorum of each half has reached, one voter with data among
-/// it; `of` says who reached what.
+/// it; `of` says who reached what (thesis 3.6.2, 4.3).
 #[must_use]
 pub fn reached(m: &Membership, of: impl Fn(NodeId) -> LogIndex) -> LogIndex {
     // Witnesses can be a quorum by themselves where the leader is no longer a member.
@@ -95,7 +95,7 @@ pub fn reached_with_data(m: &Membership, of: impl Fn(NodeId) -> LogIndex) -> Log
     halves(m).map(|(half, _)| furthest(half)).min().unwrap_or_default()
 }
 
-/// True when a replication quorum of each half does what `of` says.
+/// True when a replication quorum of each half does what `of` says (thesis 4.3).
 #[must_use]
 pub fn replicates(m: &Membership, of: impl Fn(NodeId) -> bool) -> bool {
     halves(m).all(|(half, rule)| {

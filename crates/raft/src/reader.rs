@@ -23,7 +23,8 @@ pub enum ReadError {
     },
 }
 
-/// The owner's log: everything that outputs handed over, durable or not.
+/// The owner's log: everything that outputs handed over, durable or not (thesis 3.5; its start is
+/// the last snapshot's end, thesis 5).
 pub trait LogReader {
     /// The first entry kept; one past the last when none is.
     fn first_index(&self) -> LogIndex;

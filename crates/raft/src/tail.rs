@@ -12,7 +12,7 @@ use atoll_base::{Entry, LogIndex, Term};
 
 use crate::reader::{LogReader, ReadError};
 
-/// See the module.
+/// Where a log begins and ends, its terms, and its recent entries (thesis 3.5); see the module.
 #[derive(Debug)]
 pub struct LogView {
     /// `runs[0]` is the entry before the first; each run lasts until the next one starts.
@@ -24,7 +24,8 @@ pub struct LogView {
 }
 
 impl LogView {
-    /// An empty log after the entry `(prev, prev_term)`.
+    /// An empty log after the entry `(prev, prev_term)`; keeps entries of up to `tail_bytes_max`
+    /// bytes.
     #[must_use]
     pub fn new(prev: LogIndex, prev_term: Term, tail_bytes_max: usize) -> Self {
         let runs = vec![(prev, prev_term)];
@@ -81,13 +82,19 @@ impl LogView {
         &self.runs
     }
 
-    /// Appends `entry`, which must follow the last one; its term may not fall.
+    /// Appends `entry`.
+    ///
+    /// # Panics
+    /// When it does not follow the last one, or its term is smaller than that one's.
     pub fn push(&mut self, entry: Entry) {
         self.meet(&entry);
         self.tail.push_back(entry);
     }
 
     /// Appends copies of `entries`, as [`LogView::push`] does.
+    ///
+    /// # Panics
+    /// As [`LogView::push`].
     pub fn extend_from_slice(&mut self, entries: &[Entry]) {
         for entry in entries {
             self.meet(entry);
@@ -116,7 +123,10 @@ impl LogView {
         }
     }
 
-    /// Removes everything from `from` on.
+    /// Removes everything from `from` on (a conflict, thesis 3.5).
+    ///
+    /// # Panics
+    /// When `from` lies before the first entry.
     pub fn truncate(&mut self, from: LogIndex) {
         assert!(from >= self.first(), "truncation at {from} cuts below {}", self.first());
         while self.tail.back().is_some_and(|e| e.index >= from) {
@@ -129,7 +139,10 @@ impl LogView {
         self.last = self.last.min(from.prev());
     }
 
-    /// Forgets everything before `first`.
+    /// Forgets everything before `first` (thesis 5).
+    ///
+    /// # Panics
+    /// When `first` lies more than one past the last entry.
     pub fn compact(&mut self, first: LogIndex) {
         if first <= self.first() {
             return;
@@ -151,7 +164,8 @@ impl LogView {
         self.tail_bytes = 0;
     }
 
-    /// Appends entries from `from` on to `out`: as many as stay within `bytes_max`, one at least.
+    /// Appends entries from `from` on to `out`: as many as stay within `bytes_max` bytes, one at
+    /// least.
     /// Reads `reader` only for what is older than the kept tail. Returns what they cost, in bytes.
     ///
     /// # Errors
