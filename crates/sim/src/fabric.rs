@@ -29,8 +29,8 @@ pub(crate) enum Event {
     Turn { node: NodeId, life: Life, lane: LaneId },
     /// The log thread's write is on disk, or finds no room.
     LogDone { node: NodeId, life: Life },
-    /// The persist thread is done with a lane's request.
-    Persisted { node: NodeId, life: Life, lane: LaneId, request: u64 },
+    /// The persist thread is done with a lane's request and all batches up to this one.
+    Persisted { node: NodeId, life: Life, lane: LaneId, request: u64, batch: u64 },
     /// A node tells its peers that it lives, and notices who does not.
     Heartbeat { node: NodeId, life: Life },
     /// A node notices that a client's connection is gone.

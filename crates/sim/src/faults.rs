@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use atoll_base::{Rng, Time};
 
+use crate::moment::Cue;
+
 /// A kind of fault, for choosing and counting.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum FaultKind {
@@ -104,6 +106,8 @@ pub enum Target {
     Node(usize),
     /// Who leads the shard with this place in the list of shards, else any node.
     LeaderOf(usize),
+    /// Whom the moment that the fault waited for was about, else any node.
+    Actor,
 }
 
 /// One fault.
@@ -231,6 +235,8 @@ pub struct Planned {
     pub kind: FaultKind,
     /// What it is.
     pub fault: Fault,
+    /// The moment that it waits for from then on, if it does. It lasts as long as it would have.
+    pub cue: Option<Cue>,
 }
 
 /// How large a run is, for the schedule.
@@ -263,9 +269,14 @@ impl Schedule {
         let mut at = Time(rng.below(gap));
         while at < end {
             let Some(kind) = rng.pick(&chosen).copied() else { break };
-            let fault = random_fault(rng, kind, scale);
+            let cue = rng.chance(waiting_percent(kind), 100).then(|| Cue::random(rng));
+            let target = match cue {
+                Some(_) if rng.chance(1, 2) => Target::Actor,
+                _ => random_target(rng, scale),
+            };
+            let fault = random_fault(rng, kind, target, scale);
             let until = at.after(length(rng, kind)).min(end);
-            faults.push(Planned { from: at, until, kind, fault });
+            faults.push(Planned { from: at, until, kind, fault, cue });
             at.0 += 1 + rng.below(2 * gap);
         }
         Self { faults }
@@ -294,8 +305,17 @@ fn length(rng: &mut Rng, kind: FaultKind) -> Duration {
     Duration::from_millis(ms)
 }
 
-fn random_fault(rng: &mut Rng, kind: FaultKind, scale: Scale) -> Fault {
-    let target = random_target(rng, scale);
+/// How many in a hundred faults of a kind wait for a moment.
+fn waiting_percent(kind: FaultKind) -> u64 {
+    match kind {
+        FaultKind::Blackout => 60,
+        FaultKind::Crash | FaultKind::BitFlip | FaultKind::LostStretch => 40,
+        FaultKind::Isolate | FaultKind::OneWay | FaultKind::Pause | FaultKind::DiskStall => 25,
+        _ => 0,
+    }
+}
+
+fn random_fault(rng: &mut Rng, kind: FaultKind, target: Target, scale: Scale) -> Fault {
     match kind {
         FaultKind::Partition => Fault::Partition { side: rng.range(1, 1 << scale.nodes) },
         FaultKind::Isolate => {
@@ -357,19 +377,20 @@ mod tests {
     #[test]
     fn many_seeds_have_every_kind_in_order_and_in_time() {
         let mut seen: BTreeMap<FaultKind, u64> = BTreeMap::new();
-        let mut calm = 0;
+        let (mut calm, mut waiting) = (0, 0);
         for seed in 0..300 {
             let schedule = Schedule::random(&mut Rng::new(seed), SCALE, &FaultKind::ALL);
             assert!(schedule.faults.is_sorted_by_key(|f| f.from));
             let end = Time::ZERO.after(SCALE.duration);
             assert!(schedule.faults.iter().all(|f| f.from < end && f.until <= end));
             calm += u64::from(schedule.faults.len() < 5);
+            waiting += schedule.faults.iter().filter(|f| f.cue.is_some()).count();
             for (kind, n) in schedule.counts() {
                 *seen.entry(kind).or_default() += n;
             }
         }
         assert_eq!(seen.len(), FaultKind::ALL.len(), "{seen:?}");
-        assert!(calm > 0);
+        assert!(calm > 0 && waiting > 0, "{calm} are calm, {waiting} faults wait");
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod fabric;
 pub mod faults;
 pub mod history;
 pub mod marks;
+pub mod moment;
 pub mod network;
 pub mod options;
 pub mod plant;

@@ -124,6 +124,12 @@ impl Shape {
             0 => ms(rng, 60, 400),
             _ => ms(rng, 2, 80),
         };
+        let padding_max = *rng.pick(&[0, 50, 400, 3_000]).expect("not empty");
+        // Segments that a run fills many times, where its records are small enough for them.
+        let segment_kib = match padding_max <= 400 && rng.chance(1, 3) {
+            true => 32,
+            false => *rng.pick(&[256, 512]).expect("not empty"),
+        };
         Self {
             nodes,
             spares: spares.min(7 - nodes),
@@ -137,7 +143,7 @@ impl Shape {
             registers: rng.range(1, 8) as u32,
             accounts: rng.range(2, 8) as u32,
             watchers: rng.range(0, 4) as u32,
-            padding_max: *rng.pick(&[0, 50, 400, 3_000]).expect("not empty"),
+            padding_max,
             think,
             duration,
             network: NetworkProfile::random(rng),
@@ -147,9 +153,9 @@ impl Shape {
             drift_ppm: rng.below(5_000),
             replicas: if all { nodes } else { nodes.min(3) },
             log: LogOptions {
-                segment_bytes: *rng.pick(&[256, 512, 1024]).expect("not empty") << 10,
+                segment_bytes: segment_kib << 10,
                 spare_segments: rng.below(2) as usize,
-                record_bytes_max: 192 << 10,
+                record_bytes_max: (segment_kib as usize).min(256) * 768,
                 shard_payload_bytes_max: *rng.pick(&[0, 4 << 10, 1 << 20]).expect("not empty"),
             },
         }

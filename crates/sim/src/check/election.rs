@@ -58,7 +58,7 @@ impl Elections {
         Err(Violation::new("election safety", what))
     }
 
-    /// `node` told `candidate` that it has its vote in `term`.
+    /// `node` told `candidate` that it has its vote in `term`, or asks for votes for itself.
     ///
     /// # Errors
     /// When it told another candidate so before, whatever happened to it in between.
@@ -116,6 +116,14 @@ mod tests {
         elections.voted(S, NodeId(1), Term(1), NodeId(2)).unwrap();
         elections.voted(S, NodeId(1), Term(2), NodeId(3)).unwrap();
         assert!(elections.voted(S, NodeId(1), Term(1), NodeId(3)).is_err());
+    }
+
+    #[test]
+    fn who_voted_for_another_may_not_ask_for_votes_in_that_term() {
+        let mut elections = Elections::default();
+        elections.voted(S, NodeId(1), Term(1), NodeId(2)).unwrap();
+        elections.voted(S, NodeId(1), Term(2), NodeId(1)).unwrap();
+        assert!(elections.voted(S, NodeId(1), Term(1), NodeId(1)).is_err());
     }
 
     #[test]

@@ -201,7 +201,10 @@ impl<J> Desk<J> {
         let Some((_, pursuit)) = &mut self.slots[slot].job else { return };
         let shard = pursuit.shard;
         let members = around.shell.members(shard);
-        let believed = self.leaders.get(&shard).copied();
+        // Any member answers a read, by asking the leader.
+        let is_read = matches!(pursuit.body, RequestBody::Get { .. } | RequestBody::Range { .. });
+        let anywhere = is_read && self.rng.chance(1, 4);
+        let believed = self.leaders.get(&shard).copied().filter(|_| !anywhere);
         let node = pursuit
             .node
             .or_else(|| believed.filter(|_| !self.rng.chance(1, 50)))

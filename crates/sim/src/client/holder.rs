@@ -22,8 +22,6 @@ use crate::fabric::Token as Timer;
 use crate::history::{Call, KeyNumber, OperationNumber, Return};
 use crate::value::{GUARDED_FROM, LEASED_FROM, encode_key, encode_value};
 
-/// Locks per shard: few make waits.
-const LOCKS: u64 = 2;
 /// The slot for work, and the one that keeps the lease alive.
 const WORK: usize = 0;
 const BEAT: usize = 1;
@@ -37,7 +35,7 @@ pub(crate) enum Job {
     },
     Attach,
     Acquire {
-        session: LeaseId,
+        claim: Claim,
         lock: u32,
         called: Time,
     },
@@ -77,10 +75,14 @@ pub(crate) struct Holder {
     desk: Desk<Job>,
     rng: Rng,
     shard: ShardId,
+    /// Locks to choose from: few make waits.
+    locks: u64,
     session: Option<Session>,
     /// What the grant under way asks for.
     wanted: (Duration, Duration),
     held: Option<Held>,
+    /// What it held before, for all that it knows: a client that stood still writes on.
+    before: Option<Held>,
     last_lease: u64,
     last_request: u64,
     has_key: bool,
@@ -88,14 +90,16 @@ pub(crate) struct Holder {
 }
 
 impl Holder {
-    pub(crate) fn new(number: u32, shard: ShardId, mut rng: Rng) -> Self {
+    pub(crate) fn new(number: u32, shard: ShardId, locks: u64, mut rng: Rng) -> Self {
         Self {
             desk: Desk::new(number, 2, rng.fork()),
             rng,
             shard,
+            locks,
             session: None,
             wanted: (Duration::ZERO, Duration::ZERO),
             held: None,
+            before: None,
             last_lease: 0,
             last_request: 0,
             has_key: false,
@@ -182,6 +186,9 @@ impl Holder {
             };
         };
         let choice = self.rng.below(20);
+        if let Some(before) = self.before.filter(|_| self.rng.chance(1, 6)) {
+            return self.write(before, around);
+        }
         match (self.held, choice) {
             (_, 0) => {
                 self.drop_session(HoldEnd::Released, around);
@@ -202,7 +209,7 @@ impl Holder {
         self.last_lease += 1;
         let id = LeaseId((u64::from(self.desk.number()) << 32) + self.last_lease);
         let ttl_ms = self.rng.range(300, 2_500);
-        let lock_delay_ms = if self.rng.chance(1, 3) { self.rng.range(1, 800) } else { 0 };
+        let lock_delay_ms = if self.rng.chance(1, 2) { self.rng.range(1, 800) } else { 0 };
         self.wanted = (Duration::from_millis(ttl_ms), Duration::from_millis(lock_delay_ms));
         let op = Op::Lease(LeaseOp::Grant { id: Some(id), ttl_ms, lock_delay_ms });
         self.op(Job::Grant { id, began: around.fabric.now() }, op, around);
@@ -210,17 +217,21 @@ impl Holder {
 
     fn acquire(&mut self, session: Session, around: &mut Around<'_>) {
         self.last_request += 1;
-        let lock = self.rng.below(LOCKS) as u32;
+        let lock = self.rng.below(self.locks) as u32;
         let claim =
             Claim { lock: self.lock_name(lock), session: session.id, request: self.last_request };
+        self.claim(claim, lock, around.fabric.now(), around);
+    }
+
+    /// Asks for a lock, first called for at `called`: the same claim again gets the same answer.
+    fn claim(&mut self, claim: Claim, lock: u32, called: Time, around: &mut Around<'_>) {
         let wait = match self.rng.below(3) {
             0 => Wait::No,
             1 => Wait::For(self.rng.range(1, 1_500)),
             _ => Wait::Forever,
         };
+        let job = Job::Acquire { claim: claim.clone(), lock, called };
         let acquire = AcquireOp { claim, mode: Mode::Exclusive, wait, value: Bytes::new() };
-        let called = around.fabric.now();
-        let job = Job::Acquire { session: session.id, lock, called };
         self.op(job, Op::Lock(LockOp::Acquire(acquire)), around);
     }
 
@@ -268,7 +279,8 @@ impl Holder {
         // Now and then too late, or at the very moment when the lease ends.
         let (from, to) = match self.rng.below(30) {
             0..2 => (Duration::ZERO, session.ttl * 2),
-            2..4 => (session.ttl - session.ttl / 100, session.ttl + session.ttl / 100),
+            2..4 if self.held.is_some() => (session.ttl, session.ttl * 2),
+            4..7 => (session.ttl - session.ttl / 100, session.ttl + session.ttl / 100),
             _ => (Duration::ZERO, session.ttl / 3),
         };
         let nanos = |length: Duration| u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
@@ -295,9 +307,9 @@ impl Holder {
             }
             (Job::KeepAlive, End::Answered(body)) => self.kept_alive(&body, sent, around),
             (Job::KeepAlive, _) => self.next_beat(around),
-            (Job::Acquire { session, lock, called }, End::Answered(body)) => {
+            (Job::Acquire { claim, lock, called }, End::Answered(body)) => {
                 // The lease may have ended while the lock was waited for.
-                let lives = self.session.is_some_and(|s| s.id == session);
+                let lives = self.session.is_some_and(|s| s.id == claim.session);
                 if lives
                     && let AnswerBody::Command(Reply::Lock(LockReply::Acquired { token })) = *body
                 {
@@ -312,14 +324,19 @@ impl Holder {
                 let write = GuardedWrite { lock, token: token.0, called, revision };
                 around.record.holding.writes.push(write);
             }
-            (Job::Write { number, .. }, End::Refused(failure)) => {
+            (Job::Write { token, number, .. }, End::Refused(failure)) => {
                 around.record.history.refused(number);
-                if failure.code == Code::PreconditionFailed {
+                let is_held = self.held.is_some_and(|held| held.token == token);
+                if failure.code == Code::PreconditionFailed && is_held {
                     self.lost(&failure.message, around);
                 }
             }
-            (Job::Acquire { .. }, End::Unknown) => {
-                // It may hold the lock and not know its token: only another session can ask again.
+            (Job::Acquire { claim, lock, called }, End::Unknown) => {
+                // It may hold the lock and not know its token: it asks again, or ends its lease.
+                let lives = self.session.is_some_and(|s| s.id == claim.session && s.until > now);
+                if lives && !self.is_closing && self.rng.chance(2, 3) {
+                    return self.claim(claim, lock, called, around);
+                }
                 let Some(session) = self.session else { return };
                 self.drop_session(HoldEnd::Released, around);
                 self.op(Job::Revoke, Op::Lease(LeaseOp::Revoke { id: session.id }), around);
@@ -384,6 +401,7 @@ impl Holder {
     /// Writes down a hold that is over.
     fn let_go(&mut self, end: HoldEnd, around: &mut Around<'_>) {
         let (Some(held), Some(session)) = (self.held.take(), self.session) else { return };
+        self.before = Some(held);
         let now = around.fabric.now();
         let until = match end {
             HoldEnd::Released => now.min(session.until),

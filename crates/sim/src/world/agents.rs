@@ -46,8 +46,10 @@ impl Agents {
             }
         }
         // On few shards, so that they meet.
+        let homes = &shards[..shards.len().min(rng.range(1, 3) as usize)];
+        let locks = rng.range(1, 3);
         let holders = (0..shape.holders)
-            .map(|n| Holder::new(number(), shards[n % shards.len().min(2)], rng.fork()))
+            .map(|n| Holder::new(number(), homes[n % homes.len()], locks, rng.fork()))
             .collect();
         let operator = shape.changes.then(|| Operator::new(number(), rng.fork()));
         Self { clients, closers, watchers, holders, operator }

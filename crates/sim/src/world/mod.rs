@@ -36,6 +36,7 @@ use crate::errors;
 use crate::fabric::{Event, Fabric, Life, Packet};
 use crate::faults::{FaultKind, Scale, Schedule};
 use crate::history::{Call, OperationNumber};
+use crate::moment::Moment;
 use crate::network::{Network, NetworkCounts, Place};
 use crate::options::{Options, Shape, lane_settings};
 use crate::shell::Shell;
@@ -43,6 +44,7 @@ use crate::trace::Trace;
 use agents::Agents;
 use node::SimNode;
 use observer::Observer;
+use strike::Wait;
 
 /// Virtual time in which a healed cluster must serve, and then in which everybody must catch up.
 const LIVENESS_BOUND: Duration = Duration::from_secs(30);
@@ -88,6 +90,10 @@ pub(crate) struct World {
     pub(crate) record: Record,
     pub(crate) schedule: Schedule,
     agents: Agents,
+    /// The faults that wait for a moment, or did.
+    waits: BTreeMap<usize, Wait>,
+    /// Whom the moment was about that the fault which strikes now has waited for.
+    actor: Option<NodeId>,
     /// What each closer was told to call last.
     probes: BTreeMap<ShardId, (OperationNumber, Call)>,
     phase: Phase,
@@ -135,6 +141,8 @@ impl World {
             record: Record::default(),
             schedule,
             agents,
+            waits: BTreeMap::new(),
+            actor: None,
             probes: BTreeMap::new(),
             phase: Phase::Safety,
             phase_ends: healed,
@@ -182,6 +190,9 @@ impl World {
         self.fabric.trace.begin_step();
         self.fabric.trace.fold(&[now.0]);
         self.dispatch(event);
+        while let Some((moment, node)) = self.observer.lookout.take() {
+            self.on_moment(moment, node);
+        }
         if let Some(line) = errors::take_first() {
             self.on_error_line(&line);
         }
@@ -212,10 +223,10 @@ impl World {
                 }
             }
             Event::LogDone { node, life } => self.log_done(node, life),
-            Event::Persisted { node, life, lane, request } => {
+            Event::Persisted { node, life, lane, request, batch } => {
                 let it = &mut self.nodes[index(node)];
                 if it.life == life {
-                    it.persisted(lane, request, &mut self.fabric, &self.shell);
+                    it.persisted(lane, (request, batch), &mut self.fabric, &self.shell);
                 }
             }
             Event::Heartbeat { node, life } => {
@@ -236,7 +247,7 @@ impl World {
                 let (agents, mut around) = self.around();
                 agents.on_broken(client, node, origin, &mut around);
             }
-            Event::Strike(i) => self.strike(i),
+            Event::Strike(i) => self.strike_or_wait(i),
             Event::Mend(i) => self.mend(i),
             Event::Boot { node, life } => {
                 let i = index(node);
@@ -289,6 +300,7 @@ impl World {
             let id = self.nodes[i].id;
             self.observer.report("recovery", format!("node {id} can't start: {reason}"));
         }
+        self.observer.lookout.came(Moment::Boot, self.nodes[i].id);
     }
 
     pub(crate) fn crash(&mut self, i: usize) {

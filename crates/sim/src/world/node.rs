@@ -350,7 +350,8 @@ impl SimNode {
         if let Some(request) = output.persist.take() {
             let delay = self.rng.below(shell.shape.persist.as_nanos() as u64);
             let at = self.done_at(fabric.now(), Duration::from_nanos(delay) + self.disk_stall);
-            fabric.queue.at(at, Event::Persisted { node: id, life, lane, request });
+            let batch = self.engine.newest_batch();
+            fabric.queue.at(at, Event::Persisted { node: id, life, lane, request, batch });
         }
         let events = std::mem::take(&mut output.catalog);
         let dropped = std::mem::take(&mut output.dropped);
@@ -454,21 +455,16 @@ impl SimNode {
         self.give(lane, Input::Written { ticket, entries }, fabric);
     }
 
-    /// The persist thread is done.
+    /// The persist thread is done with what the engine held when it was asked.
     pub(crate) fn persisted(
         &mut self,
         lane: LaneId,
-        request: u64,
+        (request, batch): (u64, u64),
         fabric: &mut Fabric,
         shell: &Shell,
     ) {
-        if shell.lies_about_persisting() {
-            self.give(lane, Input::Persisted { request }, fabric);
-            return;
-        }
-        if let Err(error) = self.engine.persist() {
-            fabric.say(format_args!("n{} can't persist: {error}", self.id));
-            return;
+        if !shell.lies_about_persisting() {
+            self.engine.persist_to(batch);
         }
         self.give(lane, Input::Persisted { request }, fabric);
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use atoll_base::{Entry, LogIndex, NodeId, ShardId, Term};
+use atoll_base::{Entry, EntryKind, LogIndex, NodeId, ShardId, Term};
 use atoll_node::{LogWrite, Output};
 use atoll_raft::{Body, Message};
 use atoll_replica::{PeerBody, PeerMessage};
@@ -13,6 +13,7 @@ use crate::check::bounds::Bounds;
 use crate::check::election::Elections;
 use crate::check::logs::{Kept, Logs, Stage};
 use crate::check::machines::Machines;
+use crate::moment::{Lookout, Moment};
 
 /// All observers, and the first violation that any of them found.
 #[derive(Default)]
@@ -21,6 +22,7 @@ pub(crate) struct Observer {
     pub(crate) logs: Logs,
     pub(crate) machines: Machines,
     pub(crate) bounds: Bounds,
+    pub(crate) lookout: Lookout,
     violation: Option<Violation>,
 }
 
@@ -95,6 +97,11 @@ impl Observer {
 
     fn records(&mut self, stage: Stage, node: NodeId, write: &LogWrite) {
         for record in &write.batch.records {
+            if stage == Stage::Issued
+                && let Some(moment) = moment_of(record)
+            {
+                self.lookout.came(moment, node);
+            }
             let result = match record {
                 LogRecord::Entry { shard, entry } => self.logs.append(stage, node, *shard, entry),
                 LogRecord::HardState { shard, state } if stage == Stage::Durable => {
@@ -133,8 +140,13 @@ impl Observer {
         }
         let commit = match body {
             Body::Append { commit, .. } | Body::Heartbeat { commit, .. } => Some(*commit),
-            Body::Snapshot { .. } | Body::TimeoutNow => None,
+            Body::Snapshot { .. } => {
+                self.lookout.came(Moment::Announce, node);
+                None
+            }
+            Body::TimeoutNow => None,
             Body::VoteReply { ballot } if ballot.is_yes() => {
+                self.lookout.came(Moment::Vote, node);
                 let result = self.elections.voted(message.shard, node, *term, *to);
                 self.note(result);
                 if self.logs.is_blank(node, message.shard) {
@@ -146,6 +158,11 @@ impl Observer {
                     self.report("election safety", what);
                 }
                 return;
+            }
+            // A candidate votes for itself, durably before it asks others.
+            Body::Vote { .. } => {
+                let result = self.elections.voted(message.shard, node, *term, node);
+                return self.note(result);
             }
             _ => return,
         };
@@ -159,6 +176,7 @@ impl Observer {
     fn leads(&mut self, shard: ShardId, term: Term, node: NodeId) {
         match self.elections.led(shard, term, node) {
             Ok(true) => {
+                self.lookout.came(Moment::Lead, node);
                 let result = self.logs.led(node, shard, term);
                 self.note(result);
             }
@@ -170,5 +188,17 @@ impl Observer {
     pub(crate) fn crashed(&mut self, node: NodeId) {
         self.logs.crashed(node);
         self.machines.crashed(node);
+    }
+}
+
+/// The moment that a write of this record is, if faults may wait for it.
+fn moment_of(record: &LogRecord) -> Option<Moment> {
+    match record {
+        LogRecord::Entry { entry, .. } if entry.kind == EntryKind::Membership => {
+            Some(Moment::Change)
+        }
+        LogRecord::LogStart { reason: StartReason::Snapshot, .. } => Some(Moment::Install),
+        LogRecord::ShardRemoved { .. } => Some(Moment::Removal),
+        _ => None,
     }
 }

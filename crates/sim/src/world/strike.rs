@@ -10,7 +10,8 @@ use atoll_storage::{Disk, Location};
 use super::log::log_dir;
 use super::{World, index};
 use crate::fabric::Event;
-use crate::faults::{Damage, Direction, Fault, Reach, Target};
+use crate::faults::{Damage, Direction, Fault, Planned, Reach, Target};
+use crate::moment::Moment;
 use crate::network::{LinkOrder, NetworkProfile, Place};
 
 /// Bytes that a full disk has left.
@@ -20,12 +21,64 @@ const RECORDS_FROM: u64 = 64;
 /// Bytes of a short lost stretch.
 const LOST_BYTES_MAX: u64 = 700;
 
+/// Where a fault is that waits for a moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Wait {
+    /// It waits.
+    Open,
+    /// The moment came, and was about this node.
+    Came(NodeId),
+    /// It has struck, or will not any more.
+    Over,
+}
+
 impl World {
-    pub(super) fn strike(&mut self, i: usize) {
+    /// A fault's time has come: it strikes, or waits for its moment.
+    pub(super) fn strike_or_wait(&mut self, i: usize) {
+        let Planned { from, until, cue, .. } = self.schedule.faults[i];
+        let Some(cue) = cue else { return self.strike(i, until) };
+        let came = match self.waits.get(&i).copied() {
+            None => {
+                self.waits.insert(i, Wait::Open);
+                self.fabric.queue.after(cue.patience, Event::Strike(i));
+                return self.look_out();
+            }
+            Some(Wait::Over) => return,
+            Some(Wait::Open) => None,
+            Some(Wait::Came(node)) => Some(node),
+        };
+        self.waits.insert(i, Wait::Over);
+        self.look_out();
+        if !self.is_healed() {
+            self.actor = came;
+            self.strike(i, self.fabric.now().after(until.since(from)).min(self.healed));
+            self.actor = None;
+        }
+    }
+
+    /// Who waits for this moment strikes after its lag.
+    pub(super) fn on_moment(&mut self, moment: Moment, node: NodeId) {
+        for (i, wait) in &mut self.waits {
+            let cue = self.schedule.faults[*i].cue.filter(|cue| cue.moment == moment);
+            if let Some(cue) = cue.filter(|_| *wait == Wait::Open) {
+                *wait = Wait::Came(node);
+                self.fabric.queue.after(cue.lag, Event::Strike(*i));
+            }
+        }
+        self.look_out();
+    }
+
+    fn look_out(&mut self) {
+        let open = self.waits.iter().filter(|(_, wait)| **wait == Wait::Open);
+        let cues = open.filter_map(|(i, _)| self.schedule.faults[*i].cue);
+        self.observer.lookout.look_out(cues.map(|cue| cue.moment));
+    }
+
+    fn strike(&mut self, i: usize, until: Time) {
         let planned = self.schedule.faults[i].clone();
         let now = self.fabric.now();
-        self.fabric.say(format_args!("fault until {:?}: {:?}", planned.until, planned.fault));
-        let extra = planned.until.since(now);
+        self.fabric.say(format_args!("fault until {until:?}: {:?}", planned.fault));
+        let extra = until.since(now);
         match planned.fault {
             Fault::Partition { side } => {
                 let (left, right): (Vec<_>, Vec<_>) =
@@ -69,7 +122,7 @@ impl World {
             }
             Fault::Pause { target } => {
                 let node = self.resolve(target);
-                self.nodes[index(node)].paused_until = planned.until;
+                self.nodes[index(node)].paused_until = until;
             }
             Fault::WallJump { target, by_ms } => {
                 let node = self.resolve(target);
@@ -91,7 +144,7 @@ impl World {
             }
             Fault::Transfer { shard, to } => self.hand_over(shard, to),
         }
-        self.fabric.queue.at(planned.until, Event::Mend(i));
+        self.fabric.queue.at(until, Event::Mend(i));
     }
 
     /// Ends a fault. Network faults all end together: overlapping cuts would be hard to follow.
@@ -134,6 +187,10 @@ impl World {
     fn resolve(&mut self, target: Target) -> NodeId {
         match target {
             Target::Node(i) => self.nodes[i].id,
+            Target::Actor => match self.actor {
+                Some(node) => node,
+                None => self.nodes[self.rng.below(self.nodes.len() as u64) as usize].id,
+            },
             Target::LeaderOf(i) => {
                 let shard = self.shards_all()[i];
                 let leads = |node: &&super::SimNode| node.lanes().any(|lane| lane.leads(shard));

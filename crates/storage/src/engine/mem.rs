@@ -71,6 +71,19 @@ impl MemEngine {
         state.forget_after(kept);
     }
 
+    /// The number of the newest batch: what a persist that begins now will surely have.
+    #[must_use]
+    pub fn newest_batch(&self) -> u64 {
+        self.lock().newest
+    }
+
+    /// A persist ends that began when `batch` was the newest one: what came later may be lost.
+    pub fn persist_to(&self, batch: u64) {
+        let mut state = self.lock();
+        state.persisted = state.persisted.max(batch.min(state.newest));
+        state.tidy();
+    }
+
     /// Makes later writes fail with [`EngineError::DiskFull`].
     pub fn fill_disk(&self) {
         self.lock().is_full = true;
