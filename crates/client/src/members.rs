@@ -252,9 +252,15 @@ impl<'a> MemberChange<'a> {
         self.begin(shard).await?;
         self.step(shard, |c| members::prefer(c, shard, to)).await?;
         let (body, deadline) = (RequestBody::Transfer(to), self.client.default_deadline());
-        match self.client.inner().read(Where::Shard(shard), body, deadline).await? {
-            (_, AnswerBody::Transferred) => Ok(()),
-            (_, other) => Err(unexpected("a transfer", &other)),
+        match self.client.inner().read(Where::Shard(shard), body, deadline).await {
+            Ok((_, AnswerBody::Transferred)) => Ok(()),
+            Ok((_, other)) => Err(unexpected("a transfer", &other)),
+            // The preference is recorded: that is what brings leadership there later.
+            Err(mut failure) => {
+                failure.message +=
+                    &format!("; it is preferred now, and node {to} leads when it can");
+                Err(failure)
+            }
         }
     }
 

@@ -157,6 +157,47 @@ impl Replica {
         }
     }
 
+    /// Why leadership can't go to that voter now.
+    fn cannot_hand_over(&self, to: NodeId, turn: &Turn) -> Option<Failure> {
+        let (core, shard) = (self.group.core(), self.shard());
+        if let Some((_, other)) = &self.transfer {
+            let text = format!("shard {shard} is being handed to node {other} at the moment");
+            return Some(Failure::new(Code::Overloaded, text));
+        }
+        let (_, follower) = core.progress().iter().find(|(node, _)| *node == to)?;
+        let silent = turn.now.since(follower.heard_at);
+        // Nobody talks in a group that rests.
+        let is_expected = !core.is_quiet() || !follower.alive;
+        if is_expected && silent > turn.config.raft.election_timeout_min * SILENT_TIMEOUTS {
+            let text = format!(
+                "node {to} was not heard from for {:.1} s and can't take shard {shard} over",
+                silent.as_secs_f64()
+            );
+            return Some(Failure::new(Code::PreconditionFailed, text));
+        }
+        None
+    }
+
+    /// Tells whoever asked for a transfer how it went, once that can be said.
+    pub(crate) fn follow_transfer(&mut self, turn: &mut Turn) {
+        let core = self.group.core();
+        let (leader, is_under_way) = (core.leader(), core.is_transferring());
+        let Some((ask, to)) = self
+            .transfer
+            .take_if(|(_, to)| leader == Some(*to) || leader.is_some() && !is_under_way)
+        else {
+            return;
+        };
+        if leader == Some(to) {
+            turn.answer(ask, AnswerBody::Transferred);
+        } else if self.leads() {
+            let text = format!("node {to} did not take shard {} over in time", self.shard());
+            turn.refuse(ask, Failure::new(Code::DeadlineExceeded, text));
+        } else {
+            turn.refuse(ask, not_leader(self.shard(), leader));
+        }
+    }
+
     /// Hands leadership over.
     pub(crate) fn transfer(&mut self, ask: Ask, to: NodeId, turn: &mut Turn) {
         let core = self.group.core();
@@ -171,6 +212,10 @@ impl Replica {
             };
             let text = format!("node {to} is {what} of shard {} and can't lead it", self.shard());
             turn.refuse(ask, Failure::new(Code::InvalidArgument, text));
+            return;
+        }
+        if let Some(refusal) = self.cannot_hand_over(to, turn) {
+            turn.refuse(ask, refusal);
             return;
         }
         self.transfer = Some((ask, to));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use atoll_base::{
     Code, Entry, EntryKind, Failure, LogIndex, NodeId, Revision, ShardId, Term, Time, planted,
 };
-use atoll_coord::{AnswerBody, Descriptor};
+use atoll_coord::Descriptor;
 use atoll_machine::{Applied, KeyRange, MachineError, ShardMachine};
 use atoll_raft::{Amnesia, CoreRole, Input, Output, ProposalOutcome, ReadContext, Role};
 use atoll_replica::RaftGroup;
@@ -201,12 +201,7 @@ impl Replica {
             self.members.unsettle();
             self.led = leads;
         }
-        if let Some((ask, to)) = self.transfer
-            && leader == Some(to)
-        {
-            self.transfer = None;
-            turn.answer(ask, AnswerBody::Transferred);
-        }
+        self.follow_transfer(turn);
     }
 
     /// Proposes what the turn gathered and asks for confirmation of its reads.

@@ -101,6 +101,29 @@ async fn commands_can_be_repeated_and_say_what_they_did() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leadership_for_a_node_that_is_down_is_refused_and_goes_there_when_it_is_back() {
+    let _turn = Turn::among_others();
+    let mut cluster = Cluster::start(3, &[]).await;
+    let client = cluster.client(Duration::from_secs(20)).await;
+    client.keyspace("default").put("k", "v").await.expect("a put");
+    let to = if leader(&client, DEFAULT).await == 3 { 2 } else { 3 };
+    cluster.kill_node(to);
+    let (code, said) =
+        cluster.run(&["cluster", "transfer-leader", "--shard=2", &format!("--to={to}")]).await;
+    assert_ne!(code, 0, "{said}");
+    let why = format!("node {to} was not heard from for ");
+    assert!(said.contains(&why) && said.contains("leads when it can"), "{said}");
+    client.keyspace("default").put("k", "w").await.expect("its leader goes on");
+    cluster.start_node(to);
+    eventually("it leads", LONG, async || match leader(&client, DEFAULT).await {
+        leader if leader == to => Ok(()),
+        other => Err(format!("node {other} leads")),
+    })
+    .await;
+    cluster.check_sound();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_down_is_removed_and_deletes_its_replica_when_it_is_back() {
     let _turn = Turn::among_others();
     let mut cluster = Cluster::start(3, &[]).await;
