@@ -141,7 +141,10 @@ impl RequestBody {
 pub enum Consistency {
     /// Sees every write acknowledged before the read began.
     Linearizable,
-    /// Any replica's state, refused when it may be older than `max` (`None`: any age).
+    /// Any replica's state, refused when it may be older than `max` (`None`: any age). With a `max`
+    /// of zero it sees every write acknowledged before the read began, as a linearizable read does,
+    /// and a follower answers it, too: it asks its leader how far the log is and waits until it has
+    /// applied that.
     Stale {
         /// The oldest state accepted.
         max: Option<Duration>,

@@ -231,7 +231,8 @@ impl Replica {
             return;
         };
         let age = self.reads.age(turn.now);
-        if max.is_some_and(|max| age.is_none_or(|age| age > max)) {
+        // A bound of nothing is met by no state that was confirmed before this read came.
+        if max.is_some_and(|max| age.is_none_or(|age| age > max || max.is_zero())) {
             atoll_base::reached!("a stale read was too old and asked for a confirmation");
             // Confirmed anew it is as good as a linearizable one, and refused where that can't be.
             self.reads.push(ask, what);

@@ -1,5 +1,6 @@
 //! Stale reads say how old they are at most, and never less: a follower that is cut off, one that
-//! hears its leader and lacks entries, and a leader that was replaced and does not know it.
+//! hears its leader and lacks entries, and a leader that was replaced and does not know it. A read
+//! that allows no age at all is answered by any replica and misses nothing that was acknowledged.
 
 #![allow(clippy::unwrap_used, reason = "a test stops where it is surprised")]
 
@@ -116,4 +117,72 @@ fn a_leader_that_is_cut_off_does_not_take_its_state_for_the_newest() {
     let (value, age) = stale(&mut cluster, leader);
     assert_eq!(value, "1");
     assert!(age >= cluster.now.since(since), "{age:?}");
+}
+
+/// What a node answers to a read that allows no age.
+fn newest(cluster: &mut Cluster, node: NodeId) -> Result<Bytes, atoll_base::Failure> {
+    match cluster.ask(node, DATA, read(Some(Duration::ZERO)))? {
+        AnswerBody::Get { kv, .. } => Ok(kv.unwrap().value),
+        other => panic!("get answered {other:?}"),
+    }
+}
+
+#[test]
+fn a_read_that_allows_no_age_misses_nothing_on_any_replica() {
+    let (mut cluster, leader, follower) = scene();
+    let other = NodeId(6 - leader.0 - follower.0);
+    for n in 2..40 {
+        let value = n.to_string();
+        // One of the followers hears of the put when it was acknowledged, and not before.
+        let behind = if n % 2 == 0 { follower } else { other };
+        cluster.loses = Box::new(move |_, to, message| to == behind && message.shard == DATA);
+        cluster.put(DATA, "k", &value);
+        cluster.loses = Box::new(|_, _, _| false);
+        for node in [behind, leader, NodeId(6 - leader.0 - behind.0)] {
+            assert_eq!(newest(&mut cluster, node).unwrap(), value, "node {node}");
+        }
+    }
+}
+
+#[test]
+fn a_follower_that_lacks_entries_makes_such_a_read_wait() {
+    let (mut cluster, _, follower) = scene();
+    cluster.loses = Box::new(move |_, to, message| {
+        let is_append = matches!(&message.body, PeerBody::Raft(m)
+            if matches!(&m.body, Body::Append { entries, .. } if !entries.is_empty()));
+        to == follower && message.shard == DATA && is_append
+    });
+    cluster.put(DATA, "k", "2");
+    let call = cluster.call(follower, DATA, read(Some(Duration::ZERO)));
+    cluster.run(MOMENT);
+    assert!(cluster.take_answers().iter().all(|a| a.id != call), "it can't have what it lacks");
+    let call = cluster.call(follower, DATA, read(Some(Duration::ZERO)));
+    cluster.loses = Box::new(|_, _, _| false);
+    match cluster.answer(call).unwrap() {
+        AnswerBody::Get { kv, .. } => assert_eq!(kv.unwrap().value, "2"),
+        other => panic!("get answered {other:?}"),
+    }
+}
+
+#[test]
+fn who_is_cut_off_refuses_such_a_read_whatever_it_was_before() {
+    for cut_leader in [true, false] {
+        let (mut cluster, leader, follower) = scene();
+        let cut = if cut_leader { leader } else { follower };
+        cluster.cut.insert(cut);
+        cluster.put(DATA, "k", "2");
+        for _ in 0..4 {
+            let failure = newest(&mut cluster, cut).unwrap_err();
+            assert_eq!(failure.happened, Happened::No, "{failure}");
+        }
+        cluster.cut.clear();
+        for _ in 0..100 {
+            if let Ok(value) = newest(&mut cluster, cut) {
+                assert_eq!(value, "2", "node {cut}");
+                break;
+            }
+            cluster.run(MOMENT);
+        }
+        assert_eq!(newest(&mut cluster, cut).unwrap(), "2", "node {cut}");
+    }
 }

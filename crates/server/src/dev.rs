@@ -11,6 +11,9 @@ use crate::config::{self, Bootstrap, Member, NodeConfig};
 use crate::instance::{Instance, Listeners};
 use crate::serve::{runtime, start_logging, stop_signal};
 
+/// Threads that serve the connections of all nodes.
+const NETWORK_THREADS: usize = 2;
+
 /// The flags of `atoll dev`.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct DevArgs {
@@ -48,7 +51,7 @@ pub(crate) fn run(args: &DevArgs) -> anyhow::Result<ExitCode> {
     let folder = args.data.as_deref().or(temporary.as_ref().map(|t| t.0.as_path()));
     let folder = folder.context("there is a data folder")?;
     start_logging(&defaults(&args.log)?)?;
-    runtime(0)?.block_on(async {
+    runtime(NETWORK_THREADS)?.block_on(async {
         let nodes = start_all(args, folder).await?;
         if let Some(why) = wait_ready(&nodes).await {
             stop_all(nodes).await;

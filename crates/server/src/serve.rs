@@ -78,12 +78,20 @@ async fn start(config: NodeConfig) -> anyhow::Result<Instance> {
     Ok(node)
 }
 
-/// The runtime of connections; lanes and the log have threads of their own.
+/// The runtime of connections; lanes and the log have threads of their own, so that by default
+/// half of the cores serve connections.
+///
+/// A single thread runs its tasks in the order in which they became ready: the answers of a lane's
+/// turn are all written down before their connection sends them, at once. Several threads would
+/// run a connection as soon as its first answer is there, and wake each other for the rest.
 pub(crate) fn runtime(worker_threads: usize) -> std::io::Result<tokio::runtime::Runtime> {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    if worker_threads > 0 {
-        builder.worker_threads(worker_threads);
-    }
+    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut builder = match worker_threads {
+        0 if cores() < 4 => tokio::runtime::Builder::new_current_thread(),
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    builder.worker_threads(if worker_threads == 0 { cores() / 2 } else { worker_threads }.max(1));
     builder.enable_all().thread_name("net").build()
 }
 

@@ -4,13 +4,17 @@
 //! once. It is handed to the server only when its first bytes look like HTTP/2, or, where that is
 //! served, like a GET of HTTP/1: who connects and says nothing, or something else, is hung up on
 //! after a while and costs a socket until then.
+//!
+//! What a connection writes in small pieces leaves when it is flushed, or with the next large one:
+//! an answer of HTTP/2 is several frames, and those of many answers make one packet.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -28,6 +32,11 @@ const GET: &[u8] = b"GET ";
 const GET_LIFE_MAX: Duration = Duration::from_secs(60);
 /// When first words that came in part are looked at again.
 const PEEK_AGAIN: Duration = Duration::from_millis(20);
+
+/// A piece that is written by itself.
+const LARGE: usize = 4 << 10;
+/// Bytes that wait for a flush at most.
+const HELD_MAX: usize = 16 << 10;
 
 /// Bounds of one listener.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -88,6 +97,8 @@ impl Default for AcceptLimits {
 #[derive(Debug)]
 pub struct Accepted {
     stream: TcpStream,
+    /// What was written and not yet sent.
+    held: BytesMut,
     /// When a connection that no keep-alive watches is hung up on.
     ends: Option<Pin<Box<Sleep>>>,
     _permit: OwnedSemaphorePermit,
@@ -139,7 +150,7 @@ async fn accept_all(
             let greeted = tokio::time::timeout(limits.greeting_timeout, greeting).await;
             if let Ok(Ok(is_get)) = greeted {
                 let ends = is_get.then(|| Box::pin(tokio::time::sleep(GET_LIFE_MAX)));
-                let _ = tx.send(Ok(Accepted { stream, ends, _permit: permit })).await;
+                let _ = tx.send(Ok(Accepted::new(stream, ends, permit))).await;
             }
         });
     }
@@ -162,6 +173,30 @@ async fn greeting(stream: &TcpStream, spoken: Spoken) -> io::Result<bool> {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, text));
             }
         }
+    }
+}
+
+impl Accepted {
+    fn new(stream: TcpStream, ends: Option<Pin<Box<Sleep>>>, permit: OwnedSemaphorePermit) -> Self {
+        Self { stream, held: BytesMut::new(), ends, _permit: permit }
+    }
+
+    /// Sends what is held.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.held.is_empty() {
+            let sent = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.held))?;
+            self.sent(sent)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Forgets what was sent of what is held.
+    fn sent(&mut self, sent: usize) -> io::Result<()> {
+        if sent == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.held.advance(sent);
+        Ok(())
     }
 }
 
@@ -192,29 +227,40 @@ impl AsyncWrite for Accepted {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        buf: &[u8],
+        piece: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let this = &mut *self;
+        if piece.len() < LARGE && this.held.len() + piece.len() <= HELD_MAX {
+            this.held.extend_from_slice(piece);
+            return Poll::Ready(Ok(piece.len()));
+        }
+        while !this.held.is_empty() {
+            let both = [io::IoSlice::new(&this.held), io::IoSlice::new(piece)];
+            let sent = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, &both))?;
+            if let Some(of_piece) = sent.checked_sub(this.held.len())
+                && of_piece > 0
+            {
+                this.held.clear();
+                return Poll::Ready(Ok(of_piece));
+            }
+            this.sent(sent)?;
+        }
+        Pin::new(&mut this.stream).poll_write(cx, piece)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_send(cx))?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_send(cx))?;
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
-    }
-
+    /// HTTP/2 then puts small frames together itself instead of sending each.
     fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
+        false
     }
 }
 
@@ -257,5 +303,68 @@ mod tests {
             // A reset is as good as an end.
             assert!(matches!(read.unwrap(), Ok(0) | Err(_)), "it was hung up on");
         }
+    }
+
+    async fn pair() -> (Accepted, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (near, _) = listener.accept().await.unwrap();
+        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        (Accepted::new(near, None, permit), far)
+    }
+
+    #[tokio::test]
+    async fn small_pieces_leave_together_when_they_are_flushed_or_with_a_large_one() {
+        let (mut near, mut far) = pair().await;
+        near.write_all(b"one ").await.unwrap();
+        near.write_all(b"two").await.unwrap();
+        let none = far.try_read(&mut [0; 8]).unwrap_err();
+        assert_eq!(none.kind(), io::ErrorKind::WouldBlock, "nothing was flushed");
+        near.flush().await.unwrap();
+        let mut heard = [0; 7];
+        far.read_exact(&mut heard).await.unwrap();
+        assert_eq!(&heard, b"one two");
+        near.write_all(b"head").await.unwrap();
+        near.write_all(&[7; LARGE]).await.unwrap();
+        let mut heard = [0; LARGE + 4];
+        tokio::time::timeout(LONG, far.read_exact(&mut heard)).await.unwrap().unwrap();
+        assert_eq!((&heard[..4], &heard[4..]), (&b"head"[..], &[7; LARGE][..]));
+    }
+
+    #[tokio::test]
+    async fn whatever_the_sizes_and_however_slow_the_reader_all_arrives_in_order() {
+        let (mut near, mut far) = pair().await;
+        let mut rng = atoll_base::Rng::new(7);
+        let sizes: Vec<usize> = (0..400)
+            .map(|_| match rng.below(3) {
+                0 => rng.below(40),
+                1 => rng.below(2 * LARGE as u64),
+                _ => rng.below(200_000),
+            })
+            .map(|size| size as usize + 1)
+            .collect();
+        let all: usize = sizes.iter().sum();
+        let bytes = |at: usize| (at % 251) as u8;
+        let write = async {
+            let mut at = 0;
+            for (turn, size) in sizes.iter().enumerate() {
+                let piece: Vec<u8> = (at..at + size).map(bytes).collect();
+                near.write_all(&piece).await.unwrap();
+                at += size;
+                if turn % 7 == 0 {
+                    near.flush().await.unwrap();
+                }
+            }
+            near.shutdown().await.unwrap();
+        };
+        let read = async {
+            let mut heard = Vec::new();
+            far.read_to_end(&mut heard).await.unwrap();
+            heard
+        };
+        let ((), heard) =
+            tokio::time::timeout(LONG, async { tokio::join!(write, read) }).await.unwrap();
+        assert_eq!(heard.len(), all);
+        assert!(heard.iter().enumerate().all(|(at, byte)| *byte == bytes(at)));
     }
 }

@@ -218,7 +218,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "worker_threads",
         Some("0"),
         "0 to 1024",
-        "Threads that serve connections; 0: one per core.",
+        "Threads that serve connections; 0: one for two cores.",
         |c, v| {
             c.worker_threads = value::number(v, 0, 1024)? as usize;
             Ok(())

@@ -11,8 +11,9 @@
 //!
 //! A lane is one OS thread that owns its replicas; the log has one thread, so that the writes of
 //! all lanes share one fsync; the engine's persist and the look at the disk have another. All of
-//! them sleep while there is nothing to do. Connections live on tokio. Whoever hands something over
-//! pushes into a [`mailbox`] or a link's queue and goes on; nobody waits for anybody.
+//! them sleep while there is nothing to do. Connections live on tokio, on one thread for two cores.
+//! Whoever hands something over pushes into a [`mailbox`] or a link's queue and goes on; nobody
+//! waits for anybody.
 //!
 //! # Starting
 //!

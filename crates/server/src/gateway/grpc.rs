@@ -22,6 +22,7 @@ use super::admin::Admin;
 use super::announce::announce;
 use super::coordination::Coordination;
 use super::etcd::Etcd;
+use super::etcd::direct::Direct;
 use super::flight::Flight;
 use super::kv::Kv;
 use super::port::NodePort;
@@ -94,14 +95,10 @@ pub(super) async fn serve(
         .add_service(health)
         .add_service(reflection);
     etcd.add_to(&mut routes);
-    let service = flight.over(routes.routes().into_axum_router().merge(site).into());
+    let all = flight.over(routes.routes().into_axum_router().merge(site).into());
+    let service = Direct::new(etcd, flight, all);
     let incoming = accept(listener, accept_limits(&config));
-    let stopped = super::stopped(stop);
-    let server = limits.server().accept_http1(true);
-    let served = server.serve_with_incoming_shutdown(service, incoming, stopped).await;
-    if let Err(error) = served {
-        tracing::error!(%error, "clients are no longer served");
-    }
+    super::serving::serve(limits, incoming, service, stop).await;
 }
 
 fn wire_limits(config: &NodeConfig) -> WireLimits {

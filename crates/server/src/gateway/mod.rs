@@ -10,6 +10,7 @@ mod grpc;
 mod http;
 mod kv;
 mod port;
+mod serving;
 mod session;
 
 use std::sync::Arc;
@@ -149,9 +150,17 @@ pub(crate) fn resident_bytes() -> u64 {
     pages * 4096
 }
 
-/// The header `grpc-timeout`: digits and a unit.
+/// The header `grpc-timeout`.
 fn request_timeout<T>(request: &tonic::Request<T>) -> Option<Duration> {
-    let text = request.metadata().get("grpc-timeout")?.to_str().ok()?;
+    timeout_in(request.metadata().get(GRPC_TIMEOUT)?.as_bytes())
+}
+
+/// How long a caller waits, in its header's name.
+const GRPC_TIMEOUT: &str = "grpc-timeout";
+
+/// Digits and a unit.
+fn timeout_in(header: &[u8]) -> Option<Duration> {
+    let text = std::str::from_utf8(header).ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let n: u64 = digits.parse().ok()?;
     Some(match unit {

@@ -20,7 +20,7 @@ impl Call {
     pub(super) async fn revision_now(&self) -> Result<Revision, Status> {
         let consistency = Consistency::Linearizable;
         let body = RequestBody::Get { key: ANY_KEY, at: None, consistency };
-        match self.keyspace.ask(body).await.map_err(|f| refused(&f))? {
+        match self.ask(body).await.map_err(|f| refused(&f))? {
             AnswerBody::Get { revision, .. } => Ok(revision),
             _ => Err(unexpected("a get")),
         }
@@ -40,7 +40,7 @@ impl kv_server::Kv for Etcd {
         check::range(request.get_ref())?;
         let call = self.open(&request).await?;
         let plan = Plan::new(request.into_inner());
-        let (newest, answer) = plan.read(&call.keyspace).await.map_err(|f| refused(&f))?;
+        let (newest, answer) = plan.read(&call).await.map_err(|f| refused(&f))?;
         Ok(Response::new(pb::RangeResponse { header: call.header(newest), ..answer }))
     }
 

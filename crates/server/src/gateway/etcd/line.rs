@@ -221,6 +221,7 @@ impl Call {
             lines: self.lines.clone(),
             client: self.client.clone(),
             keyspace: self.keyspace.clone().with_timeout(TIMEOUT),
+            timeout: TIMEOUT,
         }
     }
 }

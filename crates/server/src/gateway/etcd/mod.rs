@@ -11,6 +11,7 @@
 //!       check (what etcd refuses unseen)     refusal (codes and texts)
 //!       range, txn, translate                space (which keyspace; who answers)
 //!       queue, line (behind locks, elections)   http (`/version`, `/health`)
+//!       direct (the short way of calls of kv)
 //!   client library -> node
 //! ```
 //!
@@ -19,6 +20,7 @@
 mod auth;
 mod check;
 mod cluster;
+pub(super) mod direct;
 mod election;
 pub(super) mod http;
 mod kv;
@@ -95,6 +97,7 @@ struct Known {
     space: Arc<Space>,
     feed: Arc<Feed>,
     lines: Arc<Lines>,
+    keyspace: Keyspace,
 }
 
 /// One call of a client: the store that it is for, and a handle with the time that it may take.
@@ -104,6 +107,8 @@ struct Call {
     lines: Arc<Lines>,
     client: Client,
     keyspace: Keyspace,
+    /// The time that it may take.
+    timeout: Duration,
 }
 
 impl Etcd {
@@ -164,7 +169,7 @@ impl Etcd {
         };
         let timeout = request_timeout(request).map_or(TIMEOUT, |t| t.min(TIMEOUT));
         let known = self.spaces().get(name).cloned();
-        let Known { space, feed, lines } = match known {
+        let Known { space, feed, lines, keyspace } = match known {
             Some(known) => known,
             None => self.find(name).await.map_err(|f| refused(&f))?,
         };
@@ -176,8 +181,9 @@ impl Etcd {
                 return Err(refusal::no_leader());
             }
         }
-        let keyspace = self.shared.client.keyspace(name).with_timeout(timeout);
-        Ok(Call { space, feed, lines, client: self.shared.client.clone(), keyspace })
+        let keyspace = keyspace.with_timeout(timeout);
+        let client = self.shared.client.clone();
+        Ok(Call { space, feed, lines, client, keyspace, timeout })
     }
 
     /// Looks a keyspace up; the usual one is made if it is not there.
@@ -216,7 +222,7 @@ impl Etcd {
             tokio::time::sleep(FIRST_LOOK_PAUSE).await;
         }
         let (feed, lines) = (Arc::new(Feed::new()), Arc::default());
-        let known = Known { space, feed, lines };
+        let known = Known { space, feed, lines, keyspace: client.keyspace(name) };
         let known = self.spaces().entry(name.to_owned()).or_insert(known).clone();
         space::follow(&known.space);
         Ok(known)

@@ -66,7 +66,7 @@ impl Call {
         loop {
             let consistency = Consistency::Linearizable;
             let body = RequestBody::Range { query: query.clone(), consistency };
-            let answer = self.keyspace.ask(body).await.map_err(|f| refused(&f))?;
+            let answer = self.ask(body).await.map_err(|f| refused(&f))?;
             let AnswerBody::Range { page, .. } = answer else { return Err(unexpected("a range")) };
             let RangePage { kvs, more, revision, .. } = page;
             all.extend(kvs);

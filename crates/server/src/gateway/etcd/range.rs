@@ -4,7 +4,6 @@
 //! need the whole range, as they do in etcd; but where a limit has no order, only what is cut.
 
 use atoll_base::{Code, Failure, Revision};
-use atoll_client::Keyspace;
 use atoll_coord::{AnswerBody, Consistency, RequestBody};
 use atoll_machine::{KeyEnd, KeyValue, RangePage, RangeQuery};
 use atoll_storage::Direction;
@@ -12,6 +11,7 @@ use atoll_wire::etcd::etcdserverpb as pb;
 use bytes::Bytes;
 use pb::range_request::{SortOrder, SortTarget};
 
+use super::Call;
 use super::translate::{key_value, range_end, revision};
 
 /// Bytes of one answer; a range that holds more must be read with limits.
@@ -97,14 +97,11 @@ impl Plan {
     }
 
     /// Reads all of it. Returns the store's newest revision, too.
-    pub(super) async fn read(
-        &self,
-        keyspace: &Keyspace,
-    ) -> Result<(Revision, pb::RangeResponse), Failure> {
+    pub(super) async fn read(&self, call: &Call) -> Result<(Revision, pb::RangeResponse), Failure> {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            match self.read_once(keyspace).await {
+            match self.read_once(call).await {
                 Err(failure)
                     if failure.code == Code::Compacted
                         && self.query.at.is_none()
@@ -115,8 +112,11 @@ impl Plan {
         }
     }
 
-    async fn read_once(&self, keyspace: &Keyspace) -> Result<(Revision, Found), Failure> {
-        let (newest, page) = ask(keyspace, self.query.clone(), self.consistency).await?;
+    async fn read_once(&self, call: &Call) -> Result<(Revision, Found), Failure> {
+        if self.is_one_key() {
+            return self.read_one(call).await;
+        }
+        let (newest, page) = ask(call, self.query.clone(), self.consistency).await?;
         let at = page.revision;
         let mut bytes: u64 = page.kvs.iter().map(KeyValue::cost).sum();
         let mut found = Found { kvs: page.kvs, count: page.count };
@@ -135,7 +135,7 @@ impl Plan {
                 break;
             }
             let query = RangeQuery { limit: left, ..from(key) };
-            let (_, page) = ask(keyspace, query, Consistency::Linearizable).await?;
+            let (_, page) = ask(call, query, Consistency::Linearizable).await?;
             bytes += page.kvs.iter().map(KeyValue::cost).sum::<u64>();
             if bytes > ANSWER_BYTES_MAX {
                 let text = format!(
@@ -153,11 +153,30 @@ impl Plan {
         let mut uncounted = page.uncounted.filter(|_| is_counted_apart);
         while let Some(key) = uncounted.take() {
             let query = RangeQuery { count_only: true, limit: None, ..from(key) };
-            let (_, page) = ask(keyspace, query, Consistency::Linearizable).await?;
+            let (_, page) = ask(call, query, Consistency::Linearizable).await?;
             found.count += page.count;
             uncounted = page.uncounted;
         }
         Ok((newest, found))
+    }
+
+    /// One key as it is now, which is found sooner than ranges are.
+    fn is_one_key(&self) -> bool {
+        self.query.end == KeyEnd::Single && self.query.at.is_none() && !self.query.count_only
+    }
+
+    async fn read_one(&self, call: &Call) -> Result<(Revision, Found), Failure> {
+        let (key, consistency) = (self.query.start.clone(), self.consistency);
+        match call.ask(RequestBody::Get { key, at: None, consistency }).await? {
+            AnswerBody::Get { kv, revision, .. } => {
+                let count = u64::from(kv.is_some());
+                Ok((revision, Found { kvs: kv.into_iter().collect(), count }))
+            }
+            other => {
+                let text = format!("a get was answered with {other:?}");
+                Err(Failure::new(Code::Internal, text))
+            }
+        }
     }
 
     /// What one page of a transaction holds; `None` when it is not all of it.
@@ -205,11 +224,11 @@ impl Plan {
 }
 
 async fn ask(
-    keyspace: &Keyspace,
+    call: &Call,
     query: RangeQuery,
     consistency: Consistency,
 ) -> Result<(Revision, RangePage), Failure> {
-    match keyspace.ask(RequestBody::Range { query, consistency }).await? {
+    match call.ask(RequestBody::Range { query, consistency }).await? {
         AnswerBody::Range { page, newest, .. } => Ok((newest, page)),
         other => {
             let text = format!("a range was answered with {other:?}");

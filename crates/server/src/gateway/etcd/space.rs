@@ -1,19 +1,31 @@
-//! An etcd store as this node knows it: its shard, and how that is at the moment.
+//! An etcd store as this node knows it: its shard, and how that is at the moment; and reads of it.
+//!
+//! A read asks this node's own replica first, whether it leads or not. A follower asks its leader
+//! how far the log is, once for all reads that wait, and answers when it has applied that: no value
+//! crosses the network between nodes, and the leader's lane is left to changes. Where the own
+//! replica can't tell, the leader is asked, and for a while it alone.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use atoll_base::{Revision, ShardId};
-use atoll_coord::{AnswerBody, ReplicaStatus, RequestBody};
+use atoll_base::{Code, Failure, Revision, ShardId, Time};
+use atoll_coord::{AnswerBody, Consistency, ReplicaStatus, RequestBody};
 use atoll_wire::etcd::etcdserverpb::ResponseHeader;
 
+use super::Call;
 use crate::drive::{Caller, Hub};
 
 /// How often it is looked who leads, in which term.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// How long this node's replica may take to say how it is.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long this node's replica may take over a read before the leader is asked instead.
+const NEAR_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long reads go to the leader after this node's replica refused one,
+const AFTER_REFUSAL: Duration = Duration::from_secs(1);
+/// or did not answer in time: it is behind.
+const AFTER_SILENCE: Duration = Duration::from_secs(10);
 
 /// One store.
 pub(super) struct Space {
@@ -25,13 +37,36 @@ pub(super) struct Space {
     /// The node that leads the shard; 0 for none known.
     leader: AtomicU64,
     is_followed: AtomicBool,
+    /// Until then, on the node's clock, reads go to the leader.
+    elsewhere_until: AtomicU64,
 }
 
 impl Space {
     pub(super) fn new(hub: Arc<Hub>, shard: ShardId) -> Self {
         let number = AtomicU64::default;
         let (newest, term, leader) = (AtomicU64::new(1), number(), number());
-        Self { hub, shard, newest, term, leader, is_followed: AtomicBool::new(false) }
+        let (is_followed, elsewhere_until) = (AtomicBool::new(false), number());
+        Self { hub, shard, newest, term, leader, is_followed, elsewhere_until }
+    }
+
+    /// Whether this node's replica is to be asked first.
+    fn answers_here(&self) -> bool {
+        self.hub.now() >= Time(self.elsewhere_until.load(Relaxed))
+    }
+
+    /// This node's replica did not answer a read; what is wrong with the request itself counts
+    /// nothing.
+    fn refused_here(&self, failure: &Failure) {
+        let pause = match failure.code {
+            Code::InvalidArgument
+            | Code::TooLarge
+            | Code::Compacted
+            | Code::FutureRevision
+            | Code::Unsupported => return,
+            Code::DeadlineExceeded => AFTER_SILENCE,
+            _ => AFTER_REFUSAL,
+        };
+        self.elsewhere_until.store(self.hub.now().after(pause).0, Relaxed);
     }
 
     /// Who answers. The term is that of the last look.
@@ -75,6 +110,37 @@ impl Space {
         self.term.fetch_max(status.term.0, Relaxed);
         self.leader.store(status.leader.unwrap_or_default().0, Relaxed);
         Some(status)
+    }
+}
+
+/// The same read as one that a follower answers, too; `None` for what only leaders answer.
+fn near(body: &RequestBody) -> Option<RequestBody> {
+    let consistency = Consistency::Stale { max: Some(Duration::ZERO) };
+    match body {
+        RequestBody::Get { key, at, consistency: Consistency::Linearizable } => {
+            Some(RequestBody::Get { key: key.clone(), at: *at, consistency })
+        }
+        RequestBody::Range { query, consistency: Consistency::Linearizable } => {
+            Some(RequestBody::Range { query: query.clone(), consistency })
+        }
+        _ => None,
+    }
+}
+
+impl Call {
+    /// Asks for something that changes nothing. Cancel safe: yes.
+    pub(super) async fn ask(&self, body: RequestBody) -> Result<AnswerBody, Failure> {
+        if let Some(body) = near(&body)
+            && self.space.answers_here()
+        {
+            let (node, shard) = (self.space.hub.node, self.space.shard);
+            let timeout = self.timeout.min(NEAR_TIMEOUT);
+            match self.client.ask_node(node, shard, body, timeout).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => self.space.refused_here(&failure),
+            }
+        }
+        self.keyspace.ask(body).await
     }
 }
 

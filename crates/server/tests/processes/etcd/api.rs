@@ -348,3 +348,33 @@ async fn a_waiter_for_a_lock_does_not_keep_a_node_up() {
     assert_eq!(told.expect_err("the node stops").code(), Code::Unavailable);
     assert_eq!(cluster.node(1).exit_code(SOON).await, 0);
 }
+
+/// Requests of all sizes are one API, whichever way they take inside, and so are refusals.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_and_large_requests_are_answered_alike() {
+    let _turn = Turn::among_others();
+    let (cluster, stores) = stores(1).await;
+    let store = &stores[0];
+    let mut revision = 1;
+    for size in [0, 1, 1_000, 17_000, 65_000, 66_000, 300_000, 1_400_000] {
+        let value = "v".repeat(size);
+        let done = store.kv().put(put("k", &value)).await.expect("a put").into_inner();
+        revision += 1;
+        assert_eq!(done.header.expect("a header").revision, revision, "{size} bytes");
+        let found = store.kv().range(prefix("k")).await.expect("a range").into_inner();
+        assert_eq!(found.kvs[0].value.len(), size);
+    }
+    let refused = store.kv().put(put("", "v")).await.expect_err("no key");
+    assert_eq!(
+        (refused.code(), refused.message()),
+        (Code::InvalidArgument, "etcdserver: key is not provided",)
+    );
+    let refused = store.kv().put(put("k", &"v".repeat(1_600_000))).await.expect_err("too large");
+    assert_eq!(
+        (refused.code(), refused.message()),
+        (Code::InvalidArgument, "etcdserver: request is too large",)
+    );
+    let refused = store.kv().put(put("k", &"v".repeat(3_000_000))).await.expect_err("too large");
+    assert_eq!(refused.code(), Code::OutOfRange, "{refused}");
+    drop(cluster);
+}
