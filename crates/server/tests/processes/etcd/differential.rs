@@ -9,6 +9,7 @@ use tonic::{Response, Status};
 use super::peer::{Peer, program};
 use super::random::{Ask, Asks};
 use super::store::{Store, Watches, prefix, text};
+use super::ties::{untie, untie_all};
 use crate::harness::{Cluster, Turn, sized};
 
 const SEED: u64 = 20_261_122;
@@ -20,10 +21,16 @@ const REQUESTS: u64 = 25;
 /// What an answer says, without who says it.
 async fn ask(store: &Store, ask: Ask) -> String {
     match ask {
-        Ask::Range(r) => said(store.kv().range(r).await, |a| blank(&mut a.header)),
+        Ask::Range(r) => said(store.kv().range(r.clone()).await, |a| {
+            blank(&mut a.header);
+            untie(&r, a);
+        }),
         Ask::Put(r) => said(store.kv().put(r).await, |a| blank(&mut a.header)),
         Ask::Delete(r) => said(store.kv().delete_range(r).await, |a| blank(&mut a.header)),
-        Ask::Txn(r) => said(store.kv().txn(r).await, |a| blank(&mut a.header)),
+        Ask::Txn(r) => said(store.kv().txn(r.clone()).await, |a| {
+            blank(&mut a.header);
+            untie_all(&r, a);
+        }),
         Ask::Compact(r) => said(store.kv().compact(r).await, |a| blank(&mut a.header)),
         Ask::Grant(r) => said(store.lease().lease_grant(r).await, |a| blank(&mut a.header)),
         Ask::Revoke(r) => said(store.lease().lease_revoke(r).await, |a| blank(&mut a.header)),

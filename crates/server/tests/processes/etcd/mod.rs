@@ -12,3 +12,4 @@ mod rust;
 mod scale;
 mod sleeper;
 mod store;
+mod ties;
