@@ -1,5 +1,7 @@
 //! What the workload asks for: registers, counters, a bank, scans, operators' calls.
 
+use std::time::Duration;
+
 use atoll_base::{NodeId, Revision, Rng, ShardId};
 use atoll_coord::{Consistency, RequestBody};
 use atoll_machine::{
@@ -102,6 +104,15 @@ pub(crate) fn get(
     consistency: Consistency,
 ) -> RequestBody {
     RequestBody::Get { key: encode_key(shard, key), at, consistency }
+}
+
+/// Makes a linearizable read one that any replica answers and that may not be old at all.
+pub(crate) fn allow_no_age(body: &mut RequestBody) {
+    if let RequestBody::Get { consistency, .. } | RequestBody::Range { consistency, .. } = body
+        && *consistency == Consistency::Linearizable
+    {
+        *consistency = Consistency::Stale { max: Some(Duration::ZERO) };
+    }
 }
 
 /// A page of a scan of a whole shard.
