@@ -215,7 +215,7 @@ impl<J> Desk<J> {
         let id = self.last_request;
         let mut body = pursuit.body.clone();
         if anywhere {
-            // What etcd's API asks of the nearest replica; judged as the linearizable read that it is.
+            // As etcd's API asks the nearest replica; judged as the linearizable read that it is.
             jobs::allow_no_age(&mut body);
         }
         if let (RequestBody::Command(command), Some((client, sequence))) =
