@@ -208,7 +208,7 @@ impl Lane {
             true => self.unfinished_snapshot(shard)?,
             false => None,
         };
-        let (mut condition, applied, log_is) = self.take_up(held, damage, &mut recovered)?;
+        let (mut condition, applied, log_is) = self.take_up(held, damage, left, &mut recovered)?;
         if may_be_lost {
             atoll_base::reached!("a stretch of the log may have held all of a shard");
             self.turn.sink.batch.records.push(marked_damaged(shard, &recovered.log));
@@ -277,16 +277,19 @@ impl Lane {
         &mut self,
         held: Result<Held, MachineError>,
         damage: Option<String>,
+        gravestone: Option<Epoch>,
         recovered: &mut RecoveredShard,
     ) -> Result<(Condition, LogIndex, LogIs), RecordsError> {
         let log = &mut recovered.log;
         let shard = log.shard();
         let snapshot = records::installed(self.turn.engine.as_ref(), shard)?;
-        let snapshot = snapshot.filter(|_| recovered.hard_state.is_some() && damage.is_none());
+        // A log without anything of the shard never promised anything, unless it was told to forget
+        // a replica that went.
+        let is_begun = recovered.hard_state.is_some() || gravestone.is_none();
+        let snapshot = snapshot.filter(|_| is_begun && damage.is_none());
         let found = judge(held, damage, snapshot, log);
-        if found.2 == LogIs::Unbegun
-            && let Some(state) = &mut recovered.hard_state
-        {
+        if found.2 == LogIs::Unbegun {
+            let state = recovered.hard_state.get_or_insert_default();
             atoll_base::reached!("power was lost between a snapshot and the start of its log");
             let (first, prev_term) = (log.first_index(), log.last_term());
             let reason = StartReason::Snapshot;

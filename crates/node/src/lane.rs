@@ -200,6 +200,7 @@ impl Lane {
             Input::Written { ticket, entries } => {
                 self.on_written(ticket, &entries);
                 self.finish_drops(ticket, output);
+                self.retirements.note_durable(ticket);
             }
             Input::DiskFull(failure) => self.turn.disk_full = failure,
             Input::Catalog(descriptors) => self.on_catalog(descriptors, output),

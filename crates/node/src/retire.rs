@@ -14,7 +14,8 @@
 //! even the founding one that a node is started with. It survives power loss *before* the log
 //! forgets the replica: else a node could wake with the description of before and an empty log, as
 //! a founding voter that has forgotten what it acknowledged. While the log is still there, the
-//! replica may come back as it was; then it is ordered away again.
+//! replica may come back, as it was or without its data; then it is ordered away again. So nobody
+//! is told that it went before the log's news of that is durable.
 
 use std::collections::BTreeMap;
 
@@ -33,6 +34,8 @@ const CLEAR_STEPS_PER_TURN: usize = 4;
 
 /// A replica whose data is being deleted.
 struct Retiring {
+    /// The log write that says so.
+    logged: Ticket,
     writer: Option<SnapshotWriter>,
     asks: Vec<Ask>,
     /// What the catalog said meanwhile.
@@ -56,11 +59,21 @@ pub(crate) struct Retirements {
     unpersisted: Vec<Ask>,
     /// Log writes up to these were made by replicas that are gone.
     gone: BTreeMap<ShardId, Ticket>,
+    /// The newest log write that is durable.
+    durable: Ticket,
 }
 
 impl Retirements {
+    /// True when nothing can be done before something is durable.
     pub(crate) fn is_idle(&self) -> bool {
-        self.under_way.is_empty()
+        let waits =
+            |retiring: &Retiring| retiring.writer.is_none() && self.durable < retiring.logged;
+        self.under_way.values().all(waits)
+    }
+
+    /// The log write `ticket` is durable, and those before it.
+    pub(crate) fn note_durable(&mut self, ticket: Ticket) {
+        self.durable = self.durable.max(ticket);
     }
 
     /// Keeps a description for when the old replica is gone. True when it was kept.
@@ -188,7 +201,8 @@ impl Lane {
         records::remove(&mut batch, shard);
         spool::forget(self.turn.engine.as_ref(), &mut batch, shard);
         records::put_gravestone(&mut batch, shard, descriptor.epoch);
-        let retiring = Retiring { writer: Some(writer), asks: vec![ask], later: None };
+        let logged = self.next_ticket();
+        let retiring = Retiring { logged, writer: Some(writer), asks: vec![ask], later: None };
         self.retirements.under_way.insert(shard, retiring);
         batch
     }
@@ -211,7 +225,7 @@ impl Lane {
                     true
                 }
             };
-            if done {
+            if done && retiring.logged <= self.retirements.durable {
                 self.end_retirement(shard);
             }
         }

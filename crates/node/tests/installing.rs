@@ -5,6 +5,7 @@ mod lanes;
 use std::time::Duration;
 
 use atoll_base::{NodeId, ShardId};
+use atoll_coord::plan::{self, KeyspaceSpec};
 use atoll_coord::{AnswerBody, Consistency, RequestBody};
 use atoll_node::Upkeep;
 use atoll_replica::PeerBody;
@@ -15,15 +16,19 @@ use lanes::{Cluster, DATA, SECOND};
 /// Several chunks, and more than is installed in one turn.
 const KEYS: usize = 24;
 
-/// A cluster in which one node needs a snapshot of the data, of which it gets `chunks`.
-fn behind(chunks: u64) -> (Cluster, NodeId) {
-    let upkeep = Upkeep {
+/// Logs are cut soon.
+fn upkeep() -> Upkeep {
+    Upkeep {
         persist_bytes: 1,
         persist_interval: Duration::from_millis(1),
         log_keep_entries: 3,
         ..Upkeep::default()
-    };
-    let mut cluster = Cluster::new(3, upkeep);
+    }
+}
+
+/// A cluster in which one node needs a snapshot of the data, of which it gets `chunks`.
+fn behind(chunks: u64) -> (Cluster, NodeId) {
+    let mut cluster = Cluster::new(3, upkeep());
     cluster.put(DATA, "old", "seen");
     cluster.run(SECOND);
     let leader = cluster.leader(DATA);
@@ -127,4 +132,52 @@ fn a_snapshot_whose_log_was_not_begun_is_no_lost_log() {
     for shard in [ShardId::SYSTEM, DATA] {
         cluster.assert_equal(shard);
     }
+}
+
+#[test]
+fn a_snapshot_that_came_before_anything_was_logged_is_no_lost_log() {
+    let mut cluster = Cluster::new(3, upkeep());
+    let away = NodeId(3);
+    // The log of a founder takes nothing of the new shard, and its peers cut theirs.
+    cluster.stalled.insert(away);
+    cluster.loses =
+        Box::new(move |from, to, message| message.shard > DATA && (from == away || to == away));
+    let mut spec = KeyspaceSpec::new("orders");
+    (spec.replicas, spec.shards) = (Some(3), Some(1));
+    cluster.change(|catalog| match catalog.keyspace("orders") {
+        Some(_) => Ok(None),
+        None => plan::create_keyspace(catalog, &spec).map(|planned| Some(planned.txn)),
+    });
+    let keyspace = cluster.newest.keyspace("orders").expect("it was made").record.id;
+    let mut shards = cluster.newest.descriptors();
+    let descriptor = shards.find(|d| d.keyspace == keyspace).expect("it has a shard").clone();
+    drop(shards);
+    let shard = descriptor.shard;
+    cluster.tell(away, vec![descriptor]);
+    cluster.run(SECOND);
+    for n in 0..KEYS {
+        cluster.put(shard, &format!("new{n}"), "seen");
+    }
+    cluster.loses = Box::new(|_, _, _| false);
+    let leader = cluster.leader(shard);
+    let newest = cluster.nodes[&leader].lane.revision(shard);
+    while cluster.nodes[&away].lane.revision(shard) < newest {
+        cluster.run(Duration::from_micros(100));
+    }
+    cluster.persist(away);
+    cluster.crash(away);
+    cluster.stalled.clear();
+    cluster.cut.insert(away);
+    cluster.start(away);
+    assert_eq!(cluster.nodes[&away].lane.trouble(shard), None);
+
+    // It votes: with it, and without the third node, there is a leader.
+    let leader = cluster.leader(shard);
+    let other =
+        cluster.nodes.keys().copied().find(|id| ![leader, away].contains(id)).expect("a third");
+    cluster.crash(other);
+    cluster.cut.clear();
+    cluster.put(shard, "later", "seen");
+    cluster.start(other);
+    cluster.assert_equal(shard);
 }

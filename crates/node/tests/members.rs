@@ -294,6 +294,28 @@ fn a_replica_that_is_ordered_away_never_wakes_as_a_founder() {
 }
 
 #[test]
+fn nobody_hears_that_a_replica_went_before_its_log_says_so() {
+    let mut cluster = Cluster::new(3, Upkeep::default());
+    cluster.put(DATA, "k", "v");
+    cluster.join(4);
+    add(&mut cluster, DATA, FOUR);
+    let node = others(&mut cluster, DATA)[0];
+    let (epoch, index) = remove(&mut cluster, DATA, node);
+    cluster.run(SECOND);
+    cluster.stalled.insert(node);
+    let call = cluster.call(node, DATA, RequestBody::Retire { epoch, index });
+    cluster.run(20 * SECOND);
+    assert!(cluster.take_answers().iter().all(|answer| answer.id != call));
+    // Its log still has it when power is lost.
+    cluster.crash(node);
+    cluster.stalled.clear();
+    cluster.start(node);
+    assert!(cluster.has_replica(node, DATA));
+    cluster.run(SECOND);
+    retire(&mut cluster, DATA, node, (epoch, index));
+}
+
+#[test]
 fn an_order_that_comes_before_the_description_leaves_nothing_behind() {
     let mut cluster = Cluster::new(3, Upkeep::default());
     cluster.join(4);

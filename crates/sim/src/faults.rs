@@ -40,7 +40,7 @@ pub enum FaultKind {
     DiskFull,
     /// An fsync that fails: the process aborts and restarts.
     SyncFails,
-    /// A bit of the log that turns over while the node is down.
+    /// A bit of the log that turns over, while the node is down or under its eyes.
     BitFlip,
     /// A stretch of the log that comes back as garbage (trap T14).
     LostStretch,
@@ -155,6 +155,11 @@ pub enum Fault {
         /// What is done to its log while it is down.
         damage: Damage,
     },
+    /// A bit of the node's log turns over while it runs.
+    Rot {
+        /// Whose.
+        target: Target,
+    },
     /// All nodes lose power.
     Blackout,
     /// The node stands still.
@@ -180,6 +185,8 @@ pub enum Fault {
     DiskFull {
         /// Whose.
         target: Target,
+        /// So many writes find some room, and then none.
+        short_writes: u64,
     },
     /// The node's next fsync fails.
     SyncFails {
@@ -300,6 +307,8 @@ fn length(rng: &mut Rng, kind: FaultKind) -> Duration {
             rng.range(1, 2_000)
         }
         FaultKind::Blackout => rng.range(1, 500),
+        // Longer than anybody waits.
+        FaultKind::Isolate | FaultKind::OneWay if rng.chance(1, 10) => rng.range(5_000, 14_000),
         _ => rng.range(20, 3_000),
     };
     Duration::from_millis(ms)
@@ -334,6 +343,7 @@ fn random_fault(rng: &mut Rng, kind: FaultKind, target: Target, scale: Scale) ->
         }
         FaultKind::Storm => Fault::Storm,
         FaultKind::Crash => Fault::Crash { target, damage: Damage::None },
+        FaultKind::BitFlip if rng.chance(1, 2) => Fault::Rot { target },
         FaultKind::BitFlip => Fault::Crash { target, damage: Damage::BitFlip },
         FaultKind::LostStretch => Fault::Crash { target, damage: Damage::LostStretch },
         FaultKind::Blackout => Fault::Blackout,
@@ -344,7 +354,7 @@ fn random_fault(rng: &mut Rng, kind: FaultKind, target: Target, scale: Scale) ->
         FaultKind::DiskStall => {
             Fault::DiskStall { target, extra: Duration::from_millis(rng.range(1, 500)) }
         }
-        FaultKind::DiskFull => Fault::DiskFull { target },
+        FaultKind::DiskFull => Fault::DiskFull { target, short_writes: rng.below(3) },
         FaultKind::SyncFails => Fault::SyncFails { target },
         FaultKind::Transfer => Fault::Transfer {
             shard: rng.below(scale.shards as u64) as usize,

@@ -2,16 +2,16 @@
 //! is for.
 //!
 //! Two kinds. *Observers* see the run while it goes ([`election`], [`logs`], [`machines`],
-//! [`bounds`]): what nodes send, write and apply. *Judges* see what clients saw when it is over
-//! ([`linear`], [`order`], [`effects`], [`reads`], [`watching`], [`bank`],
-//! [`holding`], [`liveness`]). A judge
-//! trusts nothing that the cluster says about itself without comparing it to what it told somebody
-//! else.
+//! [`cut`], [`bounds`]): what nodes send, write and apply. *Judges* see what clients saw when it
+//! is over ([`linear`], [`order`], [`effects`], [`reads`], [`watching`], [`bank`], [`holding`],
+//! [`liveness`]). A judge trusts nothing that the cluster says about itself without comparing it
+//! to what it told somebody else.
 
 use std::fmt;
 
 pub mod bank;
 pub mod bounds;
+pub mod cut;
 pub mod effects;
 pub mod election;
 pub mod holding;

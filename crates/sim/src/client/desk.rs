@@ -27,6 +27,8 @@ pub(crate) struct Desk<J> {
     leaders: BTreeMap<ShardId, NodeId>,
     last_request: u64,
     sequences: BTreeMap<ShardId, Sequences>,
+    /// An attempt of a call that is over, which is still on its way.
+    late: Option<(ShardId, RequestBody)>,
 }
 
 /// A client's mutating calls to one shard.
@@ -63,6 +65,7 @@ impl<J> Desk<J> {
             leaders: BTreeMap::new(),
             last_request: 0,
             sequences: BTreeMap::new(),
+            late: None,
         }
     }
 
@@ -186,6 +189,7 @@ impl<J> Desk<J> {
             Next::End(end) => {
                 let Some((job, pursuit)) = self.slots[slot].job.take() else { return Fate::Open };
                 self.close_sequence(&pursuit);
+                self.keep_late(&pursuit, &end);
                 if pursuit.is_forgotten && pursuit.sequence.is_some_and(|(id, _)| id == self.id) {
                     // The shard has forgotten this client: it goes on under another name.
                     self.id = ClientId(self.rng.next_u64() | 1);
@@ -195,6 +199,31 @@ impl<J> Desk<J> {
                 Fate::Ended { slot, job, shard, end, sent }
             }
         }
+    }
+
+    /// Now and then one attempt of a command turns out to be still on its way, when the call is
+    /// long over.
+    fn keep_late(&mut self, pursuit: &Pursuit, end: &End) {
+        let may_arrive = !matches!(end, End::Refused(_)) && self.rng.chance(1, 30);
+        if let (RequestBody::Command(command), Some((client, sequence)), true) =
+            (&pursuit.body, pursuit.sequence, may_arrive)
+        {
+            let mut command = command.clone();
+            let first_unacknowledged = Sequence(1);
+            command.id = Some(CommandId { client, sequence, first_unacknowledged });
+            self.late = Some((pursuit.shard, RequestBody::Command(command)));
+        }
+    }
+
+    /// Lets the attempt of before arrive that was on its way so long. Nobody waits for the answer.
+    fn send_late(&mut self, node: NodeId, origin: Origin, around: &mut Around<'_>) {
+        let Some((shard, body)) = self.late.take() else { return };
+        self.last_request += 1;
+        let (id, epoch, deadline) = (self.last_request, Epoch::ZERO, Time::ZERO);
+        let request = Request { origin, id, shard, epoch, deadline, body };
+        let (from, to) = (Place::Client(self.number), Place::Node(node));
+        let within = Duration::from_secs(1);
+        around.fabric.stream(from, to, origin, Packet::Request { request, within });
     }
 
     fn attempt(&mut self, slot: usize, around: &mut Around<'_>) {
@@ -211,6 +240,11 @@ impl<J> Desk<J> {
             .or_else(|| self.rng.pick(&members).copied())
             .unwrap_or(NodeId(1));
         let origin = *self.streams.entry(node).or_insert_with(|| around.fabric.connect());
+        let is_late = self.late.as_ref().is_some_and(|(of, _)| *of == shard);
+        if is_late && self.rng.chance(1, 4) {
+            self.send_late(node, origin, around);
+        }
+        let Some((_, pursuit)) = &mut self.slots[slot].job else { return };
         self.last_request += 1;
         let id = self.last_request;
         let mut body = pursuit.body.clone();

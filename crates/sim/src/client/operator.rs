@@ -7,7 +7,7 @@
 //! Orders to retire are kept and given again later too, when they may be stale: a node must obey
 //! only those that still hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use atoll_base::{Code, Epoch, Failure, Incarnation, KeyspaceId, LogIndex, NodeId, Rng, ShardId};
@@ -44,7 +44,7 @@ pub(crate) enum Step {
     /// A change of it; what comes next when it was made.
     Commit(Next),
     /// Until the group has the described members.
-    Settle(Box<Descriptor>, Option<NodeId>),
+    Settle(Box<Descriptor>),
     /// An order to delete a replica.
     Retire(Order),
     /// A write to a shard that was just made, then a read of it.
@@ -57,10 +57,12 @@ pub(crate) enum Step {
 pub(crate) enum Next {
     /// Nothing.
     Rest,
-    /// The group is to follow; who is to be gone then.
-    Settle(Box<Descriptor>, Option<NodeId>),
+    /// The group is to follow.
+    Settle(Box<Descriptor>),
     /// New shards are tried.
     Try(ShardId),
+    /// The members of a new shard are changed at once.
+    Change(ShardId),
 }
 
 /// An order to retire, as it held when it was made.
@@ -81,8 +83,10 @@ pub(crate) struct Operator {
     owed: BTreeMap<(ShardId, NodeId), Order>,
     /// Orders that were given, obeyed or not.
     given: Vec<Order>,
-    /// Shards whose group may not be as described.
-    unsettled: BTreeMap<ShardId, Option<NodeId>>,
+    /// Shards whose group may not be as described, and who is to be gone when it is.
+    unsettled: BTreeMap<ShardId, BTreeSet<NodeId>>,
+    /// The shard to change next.
+    hurry: Option<ShardId>,
     /// Shards dropped for good.
     pub(crate) dropped: Vec<ShardId>,
     /// Steps that were made.
@@ -99,6 +103,7 @@ impl Operator {
             owed: BTreeMap::new(),
             given: Vec::new(),
             unsettled: BTreeMap::new(),
+            hurry: None,
             dropped: Vec::new(),
             steps: 0,
             is_closing: false,
@@ -112,6 +117,14 @@ impl Operator {
     /// Only what is owed from now on.
     pub(crate) fn close(&mut self) {
         self.is_closing = true;
+    }
+
+    /// A replica that was ordered away is there again: damage took its log's news of that.
+    pub(crate) fn order_again(&mut self, shard: ShardId, node: NodeId) {
+        let given = self.given.iter().rev();
+        if let Some(order) = given.copied().find(|o| (o.shard, o.node) == (shard, node)) {
+            self.owed.entry((shard, node)).or_insert(order);
+        }
     }
 
     /// What is still to be done, once closed.
@@ -215,7 +228,7 @@ impl Operator {
                 {
                     // A leader that knew an older description has taken it in again: what the group
                     // agreed on since is needed.
-                    self.unsettled.insert(order.shard, Some(order.node));
+                    self.unsettled.entry(order.shard).or_default().insert(order.node);
                 }
                 return;
             }
@@ -241,8 +254,8 @@ impl Operator {
             (Step::Commit(next), AnswerBody::Command(Reply::Txn { succeeded: true, .. })) => {
                 self.committed(next, around);
             }
-            (Step::Settle(descriptor, gone), AnswerBody::Members { epoch, index }) => {
-                self.settled(&descriptor, gone, (epoch, index), around);
+            (Step::Settle(descriptor), AnswerBody::Members { epoch, index }) => {
+                self.settled(&descriptor, (epoch, index), around);
             }
             (Step::Retire(order), AnswerBody::Retired) => {
                 self.owed.remove(&(order.shard, order.node));
@@ -263,7 +276,11 @@ impl Operator {
     fn committed(&mut self, next: Next, around: &mut Around<'_>) {
         match next {
             Next::Rest => {}
-            Next::Settle(descriptor, gone) => self.wait_for(descriptor, gone, around),
+            Next::Settle(descriptor) => self.wait_for(descriptor, around),
+            Next::Change(shard) => {
+                self.hurry = Some(shard);
+                self.read(Box::default(), None, around);
+            }
             Next::Try(shard) => {
                 let put = PutOp { key: scratch_key(), value: scratch_key(), ..PutOp::default() };
                 let body = RequestBody::Command(Command::anonymous(Op::Put(put)));
@@ -272,37 +289,36 @@ impl Operator {
         }
     }
 
-    fn wait_for(
-        &mut self,
-        descriptor: Box<Descriptor>,
-        gone: Option<NodeId>,
-        around: &mut Around<'_>,
-    ) {
+    fn wait_for(&mut self, descriptor: Box<Descriptor>, around: &mut Around<'_>) {
         let shard = descriptor.shard;
         let members = descriptor.members.iter();
         let members = members.map(|m| Member { node: m.node, role: m.role }).collect();
         let pursuit = Self::pursuit(shard, RequestBody::Members(members), around);
-        self.ask(Step::Settle(descriptor, gone), pursuit, around);
+        self.ask(Step::Settle(descriptor), pursuit, around);
     }
 
     fn settled(
         &mut self,
         descriptor: &Descriptor,
-        gone: Option<NodeId>,
         (epoch, index): (Epoch, LogIndex),
         around: &mut Around<'_>,
     ) {
         let shard = descriptor.shard;
         around.fabric.say(format_args!("shard {shard} is as epoch {epoch} describes it"));
-        self.unsettled.remove(&shard);
+        let gone = self.unsettled.remove(&shard).unwrap_or_default();
         // Members that are back must not be ordered away by an order of before.
         self.owed.retain(|(s, node), _| {
             *s != shard || !descriptor.members.iter().any(|m| m.node == *node)
         });
         let is_out = |node: &NodeId| descriptor.members.iter().all(|m| m.node != *node);
-        if let Some(node) = gone.filter(is_out) {
+        let mut first = None;
+        for node in gone.into_iter().filter(is_out) {
             let order = Order { shard, node, epoch, index };
             self.owed.insert((shard, node), order);
+            first = first.or(Some(order));
+        }
+        // Else it is taken in again, perhaps, before it is ordered away.
+        if let Some(order) = first.filter(|_| self.rng.chance(2, 3)) {
             self.retire(order, around);
         }
     }
@@ -315,11 +331,18 @@ impl Operator {
     /// Chooses a change of the catalog as it was read.
     fn plan(&mut self, catalog: &Catalog, around: &mut Around<'_>) {
         self.note_dropped(catalog);
-        let unsettled = self.unsettled.iter().next().map(|(shard, gone)| (*shard, *gone));
-        if let Some((shard, gone)) = unsettled {
+        if let Some(shard) = self.hurry.take().filter(|_| !self.is_closing) {
+            return self.plan_members_of(shard, catalog, around);
+        }
+        if let Some(shard) = self.unsettled.keys().next().copied() {
+            let is_scratch = !around.shell.workload_and_system().contains(&shard);
             match catalog.shard(shard).map(|at| &at.record.descriptor) {
+                // Of a scratch shard nobody promised that it survives.
+                Some(descriptor) if !descriptor.dropped && is_scratch && self.is_closing => {
+                    return self.plan_keyspace(catalog, around);
+                }
                 Some(descriptor) if !descriptor.dropped => {
-                    return self.wait_for(Box::new(descriptor.clone()), gone, around);
+                    return self.wait_for(Box::new(descriptor.clone()), around);
                 }
                 _ => drop(self.unsettled.remove(&shard)),
             }
@@ -354,7 +377,9 @@ impl Operator {
             // The first shard holds the scratch key or the next one does: either is tried.
             let holds = |d: &&Descriptor| d.contains(SCRATCH_KEY);
             let shard = planned.shards.iter().find(holds).map(|d| d.shard);
-            let next = shard.map_or(Next::Rest, Next::Try);
+            let hurry = self.rng.chance(1, 3);
+            let next = if hurry { Next::Change } else { Next::Try };
+            let next = shard.map_or(Next::Rest, next);
             self.commit(planned.txn, next, around);
         }
     }
@@ -378,13 +403,28 @@ impl Operator {
         }
     }
 
+    fn plan_members(&mut self, catalog: &Catalog, around: &mut Around<'_>) {
+        let mut shards = around.shell.workload_and_system();
+        if self.rng.chance(1, 4) {
+            let scratch =
+                catalog.descriptors().filter(|d| !d.dropped && !shards.contains(&d.shard));
+            let scratch: Vec<ShardId> = scratch.map(|d| d.shard).collect();
+            shards = if scratch.is_empty() { shards } else { scratch };
+        }
+        let Some(shard) = self.rng.pick(&shards).copied() else { return };
+        self.plan_members_of(shard, catalog, around);
+    }
+
     /// One step with the members of one shard. No group gets smaller than it was founded: the
     /// schedule of faults counts on its size.
-    fn plan_members(&mut self, catalog: &Catalog, around: &mut Around<'_>) {
-        let shards = around.shell.workload_and_system();
-        let Some(shard) = self.rng.pick(&shards).copied() else { return };
-        let Some(at) = catalog.shard(shard) else { return };
+    fn plan_members_of(&mut self, shard: ShardId, catalog: &Catalog, around: &mut Around<'_>) {
+        let Some(at) = catalog.shard(shard).filter(|at| !at.record.descriptor.dropped) else {
+            return;
+        };
         let members = &at.record.descriptor.members;
+        let scratch = catalog.keyspace(SCRATCH).map(|at| &at.record);
+        let scratch = scratch.filter(|keyspace| keyspace.id == at.record.descriptor.keyspace);
+        let founded = scratch.map_or(around.shell.shape.replicas, |k| k.replicas as usize);
         let of = |role: Role| -> Vec<NodeId> {
             members.iter().filter(|m| m.role == role).map(|m| m.node).collect()
         };
@@ -394,7 +434,7 @@ impl Operator {
             .map(|n| n.id)
             .filter(|id| members.iter().all(|m| m.node != *id))
             .collect();
-        let may_shrink = voters.len() > around.shell.shape.replicas;
+        let may_shrink = voters.len() > founded;
         let learner = self.rng.pick(&learners).copied();
         let witness = self.rng.pick(&witnesses).copied();
         let (planned, gone) = match (learner, self.rng.below(8)) {
@@ -409,7 +449,8 @@ impl Operator {
                 (plan::members::prefer(catalog, shard, node), None)
             }
             _ => {
-                let is_witness = self.rng.chance(1, 3) && !around.shell.shape.spoils;
+                let may_be = !around.shell.shape.spoils && scratch.is_none();
+                let is_witness = self.rng.chance(1, 3) && may_be;
                 if let Some(node) = witness.filter(|_| is_witness) {
                     let planned = plan::members::remove(catalog, shard, node);
                     return self.change(planned, Some(node), around);
@@ -434,8 +475,8 @@ impl Operator {
         let shard = descriptor.shard;
         around.fabric.say(format_args!("operator: shard {shard} to {:?}", descriptor.members));
         // Whatever becomes of the transaction: the group must follow what the catalog says then.
-        self.unsettled.insert(shard, gone);
-        self.commit(txn, Next::Settle(Box::new(descriptor), gone), around);
+        self.unsettled.entry(shard).or_default().extend(gone);
+        self.commit(txn, Next::Settle(Box::new(descriptor)), around);
     }
 }
 

@@ -59,6 +59,11 @@ impl SimLog {
         Ok((this, recovered, reader))
     }
 
+    /// The place of an entry that is older than any tail.
+    pub(crate) fn older(&self) -> Option<Location> {
+        self.older
+    }
+
     /// A lane hands over a write.
     pub(crate) fn push(&mut self, lane: LaneId, write: LogWrite) {
         self.queued.push_back((lane, write));

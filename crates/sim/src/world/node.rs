@@ -111,6 +111,8 @@ impl SimNode {
     ) -> Result<(), String> {
         assert!(self.running.is_none(), "node {} boots twice", self.id);
         self.life.0 += 1;
+        // Writes that a full disk cuts short are those of a node at work.
+        self.disk.cut_writes_short(0);
         self.clock.reboot(fabric.now(), &mut self.rng);
         let (log, mut recovered, reader) = match SimLog::open(&self.disk, &shell.shape.log) {
             Ok(opened) => opened,
@@ -207,10 +209,9 @@ impl SimNode {
     /// A log is cut only below what the engine keeps: on a disk that was not damaged the two meet.
     fn look_for_gaps(&self, lane: &Lane, observer: &mut Observer) {
         for (shard, ..) in lane.conditions().filter(|_| !self.is_hurt) {
-            let trouble = lane.trouble(shard).filter(|text| text.contains("its log begins after"));
-            if let Some(text) = trouble {
-                observer.report("log cut", format!("shard {shard} node {}: {text}", self.id));
-            }
+            let trouble = lane.trouble(shard).unwrap_or_default();
+            let result = observer.cuts.check(self.id, shard, &trouble);
+            observer.note(result);
         }
     }
 
@@ -497,9 +498,14 @@ impl SimNode {
     }
 
     /// A packet of `from` came. One that says that its node was started again since breaks the
-    /// connection that stood before, as a real one breaks: the lanes hear that it was gone.
+    /// connection that stood before, as a real one breaks: the lanes hear that it was gone. Who is
+    /// heard for the first time counts as alive with its first sign of life, not with what it sends
+    /// before: real connections go one way each, and this node's own may take longer.
     fn heard(&mut self, from: NodeId, packet: &Packet, fabric: &mut Fabric) {
         let Some(running) = &mut self.running else { return };
+        if !matches!(packet, Packet::Alive(_)) && !running.peers.contains_key(&from) {
+            return;
+        }
         let heard = fabric.now();
         let new = KnownPeer { heard, is_alive: false, life: 0 };
         let known = running.peers.entry(from).or_insert(new);

@@ -10,6 +10,7 @@ use atoll_storage::{LogAmnesia, LogRecord, StartReason};
 
 use crate::check::Violation;
 use crate::check::bounds::Bounds;
+use crate::check::cut::Cuts;
 use crate::check::election::Elections;
 use crate::check::logs::{Kept, Logs, Stage};
 use crate::check::machines::Machines;
@@ -22,6 +23,7 @@ pub(crate) struct Observer {
     pub(crate) logs: Logs,
     pub(crate) machines: Machines,
     pub(crate) bounds: Bounds,
+    pub(crate) cuts: Cuts,
     pub(crate) lookout: Lookout,
     violation: Option<Violation>,
 }
@@ -118,12 +120,19 @@ impl Observer {
                         StartReason::Snapshot => Kept::Nothing,
                     };
                     self.logs.start(stage, node, *shard, *first, kept);
+                    if stage == Stage::Durable && kept == Kept::Nothing {
+                        self.cuts.is_settled(node, *shard);
+                    }
                     Ok(())
                 }
                 LogRecord::ShardRemoved { shard } => {
                     self.logs.remove(stage, node, *shard);
-                    if stage == Stage::Durable {
-                        self.gone(node, *shard);
+                    match stage {
+                        Stage::Issued => self.cuts.leaves(node, *shard),
+                        Stage::Durable => {
+                            self.cuts.is_settled(node, *shard);
+                            self.gone(node, *shard);
+                        }
                     }
                     Ok(())
                 }

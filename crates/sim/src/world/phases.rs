@@ -24,6 +24,7 @@ impl World {
             it.paused_until = now;
             it.disk_stall = std::time::Duration::ZERO;
             it.disk.limit_capacity(u64::MAX);
+            it.disk.cut_writes_short(0);
             it.disk.fail_syncs(0);
             if it.running.is_none() {
                 self.boot(i);
@@ -112,7 +113,7 @@ impl World {
                 }
                 Some(who) => self.expect_end(&who, now),
             },
-            Phase::Closing => match self.laggard() {
+            Phase::Closing => match self.laggard_ordered() {
                 None => {
                     self.look_at_nodes(Scrutiny::Check);
                     self.judge();
@@ -133,6 +134,19 @@ impl World {
             let what = format!("{what} within {LIVENESS_BOUND:?}");
             self.observer.report("liveness", what);
         }
+    }
+
+    /// Who has not caught up; replicas that damage brought back are ordered away again.
+    fn laggard_ordered(&mut self) -> Option<String> {
+        let hurt = self.nodes.iter().filter(|node| node.is_hurt);
+        let held = hurt.flat_map(|node| {
+            node.lanes().flat_map(|lane| lane.conditions()).map(|(shard, ..)| (shard, node.id))
+        });
+        let back: Vec<_> = held.filter(|(shard, node)| !self.is_member(*node, *shard)).collect();
+        for (shard, node) in back {
+            self.agents.operator.iter_mut().for_each(|o| o.order_again(shard, node));
+        }
+        self.laggard()
     }
 
     /// Who has not caught up with the last look at its shard.

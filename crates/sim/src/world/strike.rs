@@ -114,6 +114,10 @@ impl World {
                 self.power_off(node, extra);
                 self.hurt(node, damage);
             }
+            Fault::Rot { target } => {
+                let node = self.resolve(target);
+                self.hurt(node, Damage::BitFlip);
+            }
             Fault::Blackout => {
                 for i in 0..self.nodes.len() {
                     let delay = Duration::from_millis(self.rng.below(300));
@@ -132,11 +136,12 @@ impl World {
                 let node = self.resolve(target);
                 self.nodes[index(node)].disk_stall = extra;
             }
-            Fault::DiskFull { target } => {
+            Fault::DiskFull { target, short_writes } => {
                 let node = self.resolve(target);
                 let it = &self.nodes[index(node)];
                 let used = u64::MAX - it.disk.free_bytes(&log_dir()).unwrap_or(0);
                 it.disk.limit_capacity(used + ROOM_BYTES);
+                it.disk.cut_writes_short(short_writes);
             }
             Fault::SyncFails { target } => {
                 let node = self.resolve(target);
@@ -164,7 +169,10 @@ impl World {
                 self.nodes.iter_mut().for_each(|node| node.disk_stall = Duration::ZERO);
             }
             Fault::DiskFull { .. } => {
-                self.nodes.iter().for_each(|node| node.disk.limit_capacity(u64::MAX));
+                for node in &self.nodes {
+                    node.disk.limit_capacity(u64::MAX);
+                    node.disk.cut_writes_short(0);
+                }
             }
             Fault::SyncFails { .. } => self.nodes.iter().for_each(|node| node.disk.fail_syncs(0)),
             _ => {}
@@ -255,7 +263,8 @@ impl World {
         if !it.is_hurt && hurt >= self.hurt_max {
             return;
         }
-        let Some(Location { segment, offset, len }) = it.old_entry else { return };
+        let old = it.running.as_ref().and_then(|running| running.log.older()).or(it.old_entry);
+        let Some(Location { segment, offset, len }) = old else { return };
         let path = log_dir().join(format!("{segment:016x}.seg"));
         let (at, done) = match damage {
             Damage::None => return,
