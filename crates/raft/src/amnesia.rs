@@ -109,6 +109,7 @@ impl RaftCore {
             return;
         }
         self.log_is_lost = true;
+        self.counters.damaged += 1;
         self.owed = None;
         self.life += 1;
         self.verified = LogIndex::ZERO;

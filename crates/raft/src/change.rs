@@ -48,6 +48,7 @@ impl RaftCore {
         self.wake(t);
         let first = self.log.last().next();
         self.append_membership(t, next);
+        self.counters.changes += 1;
         ProposalOutcome::Appended { term: self.term, first }
     }
 

@@ -6,14 +6,14 @@ use std::time::Duration;
 use atoll_base::{Entry, EntryKind, LogIndex, NodeId, Rng, Term, Time};
 
 use crate::config::{Config, planted};
+use crate::counters::Counters;
 use crate::history::History;
 use crate::input::Input;
 use crate::membership::Membership;
 use crate::message::{Body, Message};
 use crate::output::{HardState, Output, Write};
 use crate::progress::Progress;
-use crate::quorum::Amnesia;
-use crate::quorum::Ballot;
+use crate::quorum::{Amnesia, Ballot};
 use crate::reader::{LogReader, ReadError};
 use crate::reads::{Asks, Reads};
 use crate::snapshot::StateHeld;
@@ -104,6 +104,7 @@ pub struct RaftCore {
     pub(crate) quiet: bool,
     /// Nodes that the owner last told are gone.
     pub(crate) down: BTreeSet<NodeId>,
+    pub(crate) counters: Counters,
 }
 
 impl RaftCore {
@@ -135,8 +136,7 @@ impl RaftCore {
             let reason = format!("the log ends there, {applied} is applied");
             return Err(ReadError::Damaged { index: last, reason });
         }
-        let applied = applied.max(prev);
-        let term = hard_state.term.max(view.last_term());
+        let (applied, term) = (applied.max(prev), hard_state.term.max(view.last_term()));
         let vote = hard_state.vote.filter(|_| term == hard_state.term);
         // Mixes in what differs between lives even if the owner's seed should not.
         let seed = config.seed ^ now.0.rotate_left(32) ^ term.0.rotate_left(17) ^ last.0;
@@ -182,6 +182,7 @@ impl RaftCore {
             idle_beats: 0,
             quiet: false,
             down: BTreeSet::new(),
+            counters: Counters::default(),
             config,
         };
         core.keep_election_timer(now);
@@ -395,6 +396,7 @@ impl RaftCore {
         if first <= self.log.last() {
             assert!(self.role != CoreRole::Leader, "a leader never overwrites its log (I2)");
             atoll_base::reached!("a follower replaced its log's end");
+            self.counters.replaced += 1;
             assert!(
                 first > self.commit,
                 "entry {first} would replace a committed one, commit is {}",
@@ -446,8 +448,7 @@ impl RaftCore {
         self.history.compact(prev);
     }
 
-    /// When to call `step` with [`Input::Tick`] at the latest, in the time that `step` is given;
-    /// `None` when nothing is awaited (a quiet group, a learner).
+    /// When to call `step` with [`Input::Tick`] at the latest; `None` when nothing is awaited.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Time> {
         let timer = match self.role {
@@ -494,8 +495,7 @@ impl RaftCore {
         self.role == CoreRole::Leader
     }
 
-    /// The group's commit index as known here (`commitIndex`; paper, figure 2); may lie beyond what
-    /// is durable here.
+    /// The group's commit index as known here (paper, figure 2); may lie beyond `durable()`.
     #[must_use]
     pub fn commit(&self) -> LogIndex {
         self.commit
@@ -543,8 +543,7 @@ impl RaftCore {
         self.history.index()
     }
 
-    /// The configuration as of `index`, for a snapshot that ends there (thesis 5); `None` for what
-    /// the log has forgotten.
+    /// The configuration as of `index`, for a snapshot (thesis 5); `None` for what is forgotten.
     #[must_use]
     pub fn membership_at(&self, index: LogIndex) -> Option<&Membership> {
         self.history.at(index)

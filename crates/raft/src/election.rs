@@ -95,6 +95,7 @@ impl RaftCore {
             self.election_deadline = None;
             return;
         }
+        self.counters.pre_campaigns += 1;
         if planted!(self.config, NoPreVote) {
             return self.campaign(t, Cause::Timeout);
         }
@@ -123,6 +124,7 @@ impl RaftCore {
 
     /// Begins a term and asks for its votes.
     pub(crate) fn campaign(&mut self, t: &mut Turn<'_>, cause: Cause) {
+        self.counters.campaigns += 1;
         self.term = self.term.next();
         self.vote = Some(self.config.id);
         self.verified = LogIndex::ZERO;
@@ -245,6 +247,7 @@ impl RaftCore {
 
     fn become_leader(&mut self, t: &mut Turn<'_>) {
         assert_eq!(self.role, CoreRole::Candidate, "only a candidate is elected");
+        self.counters.terms_led += 1;
         self.role = CoreRole::Leader;
         self.votes.clear();
         self.election_deadline = None;

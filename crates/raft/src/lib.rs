@@ -52,12 +52,14 @@
 //! `following` (the follower's), `reads`, `change`, `transfer`, `snapshot`, `amnesia`, `quiet` are
 //! the protocol's parts, each an `impl` of the core with its own essay; [`tail`], `writes`,
 //! `history`, [`progress`], [`quorum`], [`membership`] are plain data with their own tests;
-//! `invariants` asserts what one core shows, `group` what several do.
+//! `invariants` asserts what one core shows, `group` what several do;
+//! `counters` counts.
 
 mod amnesia;
 mod change;
 pub mod config;
 pub mod core;
+mod counters;
 mod election;
 mod following;
 mod group;
@@ -82,6 +84,7 @@ mod writes;
 
 pub use config::{Config, ConfigError};
 pub use core::{CoreRole, RaftCore};
+pub use counters::Counters;
 pub use group::validate_group;
 pub use input::{Input, ReadContext};
 pub use membership::{Member, Membership, MembershipError, QuorumRule, Role};

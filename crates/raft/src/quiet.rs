@@ -85,6 +85,7 @@ impl RaftCore {
 
     pub(crate) fn go_quiet(&mut self, t: &mut Turn<'_>) {
         atoll_base::reached!("a group went quiet");
+        self.counters.quieted += 1;
         let commit = self.commit;
         for at in 0..self.progress.len() {
             let node = self.progress[at].0;
@@ -119,6 +120,7 @@ impl RaftCore {
             return;
         }
         self.quiet = false;
+        self.counters.woken += 1;
         if self.role == CoreRole::Leader {
             for (_, progress) in &mut self.progress {
                 progress.heard_at = t.now;

@@ -177,6 +177,7 @@ impl RaftCore {
             }
             let Some(mut round) = self.reads.rounds.pop_front() else { break };
             self.reads.lease_from = self.reads.lease_from.max(Some(round.began));
+            self.counters.read_rounds += u64::from(!round.readers.is_empty());
             self.serve(t, round.readers.drain(..), round.index);
             self.reads.keep_spare(round.readers);
         }
@@ -192,8 +193,9 @@ impl RaftCore {
             && self.reads.lease_from.is_some_and(|from| now < from.after(length))
     }
 
-    fn serve(&self, t: &mut Turn<'_>, readers: impl Iterator<Item = Reader>, index: LogIndex) {
+    fn serve(&mut self, t: &mut Turn<'_>, readers: impl Iterator<Item = Reader>, index: LogIndex) {
         for reader in readers {
+            self.counters.reads += 1;
             match reader {
                 Reader::Here(context) => t.out.reads.push((context, index)),
                 Reader::There { node, context } => {
@@ -204,12 +206,13 @@ impl RaftCore {
     }
 
     fn refuse(
-        &self,
+        &mut self,
         t: &mut Turn<'_>,
         readers: impl Iterator<Item = Reader>,
         leader: Option<NodeId>,
     ) {
         for reader in readers {
+            self.counters.reads_failed += 1;
             match reader {
                 Reader::Here(context) => t.out.reads_failed.push((context, leader)),
                 Reader::There { node, context } => {

@@ -33,6 +33,7 @@ impl RaftCore {
             && self.proposed_bytes + bytes > self.config.uncommitted_bytes_max;
         if full || self.transfer.is_some() {
             atoll_base::reached!("a proposal was refused");
+            self.counters.proposals_refused += 1;
             return ProposalOutcome::Refused;
         }
         self.wake(t);
@@ -139,6 +140,8 @@ impl RaftCore {
             progress.window.push(end, bytes);
             progress.next = end.next();
         }
+        self.counters.appends += 1;
+        self.counters.entries_sent += entries.len() as u64;
         let commit = self.commit;
         self.send(t, node, Body::Append { prev_index, prev_term, commit, entries });
         true
@@ -249,6 +252,7 @@ impl RaftCore {
         }
         let (index, term) = conflict;
         atoll_base::reached!("a leader went back to where a log meets its own");
+        self.counters.conflicts += 1;
         let meets = self.log.last_at_most(index.min(prev_index), term).min(prev_index.prev());
         progress.probe(meets.next());
         self.send_appends(t, at);
@@ -316,6 +320,7 @@ impl RaftCore {
     pub(crate) fn on_heartbeat_due(&mut self, t: &mut Turn<'_>) {
         if !self.hears_quorum(t.now) && !planted!(self.config, NoCheckQuorum) {
             atoll_base::reached!("a leader that hears no quorum stepped down");
+            self.counters.quorums_lost += 1;
             return self.become_follower(t, self.term, None);
         }
         self.heartbeat_deadline = Some(t.now.after(self.config.heartbeat_interval));
@@ -373,6 +378,7 @@ impl RaftCore {
                 }
                 SendState::Replicate if progress.matched < last => {
                     atoll_base::reached!("an append or its answer was lost");
+                    self.counters.appends_lost += 1;
                     self.send_append(t, at, 0);
                 }
                 _ => {}

@@ -35,6 +35,7 @@ impl RaftCore {
         let progress = &mut self.progress[at].1;
         progress.state = SendState::Snapshot;
         progress.window.clear();
+        self.counters.snapshots_wanted += 1;
         t.out.snapshots_wanted.push(self.progress[at].0);
     }
 
@@ -127,6 +128,7 @@ impl RaftCore {
         if !self.accepts_snapshot(index, term) {
             return self.on_snapshot_overtaken(t, index);
         }
+        self.counters.snapshots_installed += 1;
         if term > self.term {
             // Fetched before a restart, and its term had not become durable.
             self.become_follower(t, term, None);

@@ -37,6 +37,7 @@ impl RaftCore {
         self.wake(t);
         let deadline = t.now.after(self.config.election_timeout_min);
         self.transfer = Some(Transfer { target, deadline, told: false });
+        self.counters.transfers += 1;
         self.send_appends(t, at);
         self.transfer_if_ready(t);
     }
@@ -57,6 +58,7 @@ impl RaftCore {
     pub(crate) fn on_transfer_deadline(&mut self, t: &mut Turn<'_>) {
         if self.transfer.as_ref().is_some_and(|transfer| transfer.deadline <= t.now) {
             atoll_base::reached!("a transfer of leadership took too long");
+            self.counters.transfers_given_up += 1;
             self.transfer = None;
         }
     }
