@@ -6,6 +6,7 @@
 
 use std::time::{Duration, Instant};
 
+use atoll_base::Term;
 use atoll_client::{Client, KeyspaceSpec, ShardId};
 
 use crate::harness::{Cluster, Signal, Turn, eventually, http_get, leader, sized};
@@ -118,6 +119,7 @@ async fn a_leader_that_is_killed_while_its_shards_rest_is_replaced_though_nobody
     let data = client.keyspace("default");
     for round in 0..sized(1, 10) {
         let gone = leader(&client, DEFAULT).await;
+        let before = term(&cluster, &client, gone).await;
         rests(&cluster, &[1, 2, 3], (10.0, 20.0)).await;
         cluster.kill_node(gone);
         let killed = Instant::now();
@@ -131,7 +133,7 @@ async fn a_leader_that_is_killed_while_its_shards_rest_is_replaced_though_nobody
         rests(&cluster, &others, (10.0, 20.0)).await;
         cluster.start_node(gone);
         cluster.node_ready(gone).await;
-        follows(&cluster, &client, gone).await;
+        follows(&cluster, &client, gone, before).await;
     }
     rests(&cluster, &[1, 2, 3], (10.0, 20.0)).await;
     cluster.check_sound();
@@ -143,6 +145,7 @@ async fn a_leader_that_stands_still_while_its_shards_rest_is_replaced() {
     let (mut cluster, client) = with_a_key().await;
     let data = client.keyspace("default");
     let gone = leader(&client, DEFAULT).await;
+    let before = term(&cluster, &client, gone).await;
     rests(&cluster, &[1, 2, 3], (10.0, 20.0)).await;
     // Its connections stay open.
     cluster.send(gone, Signal::Stop);
@@ -151,20 +154,31 @@ async fn a_leader_that_stands_still_while_its_shards_rest_is_replaced() {
     data.put("k", "w").await.expect("a put");
     cluster.send(gone, Signal::Continue);
     cluster.node_ready(gone).await;
-    follows(&cluster, &client, gone).await;
+    follows(&cluster, &client, gone, before).await;
     let value = data.get("k").await.expect("a get");
     assert_eq!(value.expect("it is there").value, "w");
     cluster.check_sound();
 }
 
-/// Waits until `node` knows another one that leads, and holds what that one holds.
-async fn follows(cluster: &Cluster, client: &Client, node: usize) {
+/// The term in which `node` knows its group to be.
+async fn term(cluster: &Cluster, client: &Client, node: usize) -> Term {
+    cluster.replica(client, node, DEFAULT).await.expect("it has a replica").term
+}
+
+/// Waits until `node` is in a later term than `before` and holds what that term's leader holds. It
+/// may be that leader itself: leadership goes back to who is preferred.
+async fn follows(cluster: &Cluster, client: &Client, node: usize, before: Term) {
     eventually(&format!("node {node} follows"), LONG, async || {
         let newest = leader(client, DEFAULT).await;
         let leads = cluster.replica(client, newest, DEFAULT).await;
         let Some(leads) = leads else { return Err("no leader".to_owned()) };
         match cluster.replica(client, node, DEFAULT).await {
-            Some(replica) if newest != node && replica.revision == leads.revision => Ok(()),
+            Some(replica)
+                if replica.term > before
+                    && (replica.term, replica.revision) == (leads.term, leads.revision) =>
+            {
+                Ok(())
+            }
             other => Err(format!("{other:?} of {leads:?}")),
         }
     })
