@@ -74,14 +74,19 @@ fn a_follower_that_is_cut_off_gets_older_and_refuses_what_wants_it_younger() {
     }
 }
 
-#[test]
-fn to_hear_the_leader_is_not_to_have_what_it_has() {
-    let (mut cluster, _, follower) = scene();
+/// A node hears its leader and gets no entries of it.
+fn lose_entries_to(cluster: &mut Cluster, follower: NodeId) {
     cluster.loses = Box::new(move |_, to, message| {
         let is_append = matches!(&message.body, PeerBody::Raft(m)
             if matches!(&m.body, Body::Append { entries, .. } if !entries.is_empty()));
         to == follower && message.shard == DATA && is_append
     });
+}
+
+#[test]
+fn to_hear_the_leader_is_not_to_have_what_it_has() {
+    let (mut cluster, _, follower) = scene();
+    lose_entries_to(&mut cluster, follower);
     cluster.put(DATA, "k", "2");
     let acknowledged = cluster.now;
     for _ in 0..4 {
@@ -147,11 +152,7 @@ fn a_read_that_allows_no_age_misses_nothing_on_any_replica() {
 #[test]
 fn a_follower_that_lacks_entries_makes_such_a_read_wait() {
     let (mut cluster, _, follower) = scene();
-    cluster.loses = Box::new(move |_, to, message| {
-        let is_append = matches!(&message.body, PeerBody::Raft(m)
-            if matches!(&m.body, Body::Append { entries, .. } if !entries.is_empty()));
-        to == follower && message.shard == DATA && is_append
-    });
+    lose_entries_to(&mut cluster, follower);
     cluster.put(DATA, "k", "2");
     let call = cluster.call(follower, DATA, read(Some(Duration::ZERO)));
     cluster.run(MOMENT);
