@@ -50,8 +50,13 @@ impl NodeClock {
     #[must_use]
     pub fn monotonic(&self, now: Time) -> Time {
         let passed = now.0.saturating_sub(self.booted.0);
-        let scaled = u128::from(passed) * (1_000_000 + self.drift_ppm) as u128 / 1_000_000;
-        Time(self.start + scaled as u64)
+        let rate = (1_000_000 + self.drift_ppm) as u64;
+        // Hours fit into 64 bits, which divide much faster than 128.
+        let scaled = match passed.checked_mul(rate) {
+            Some(product) => product / 1_000_000,
+            None => (u128::from(passed) * u128::from(rate) / 1_000_000) as u64,
+        };
+        Time(self.start + scaled)
     }
 
     /// The virtual time at which the node's monotonic clock shows at least `local`.
@@ -60,9 +65,13 @@ impl NodeClock {
         if local == Time::MAX {
             return Time::MAX;
         }
-        let passed = u128::from(local.0.saturating_sub(self.start)) * 1_000_000;
-        let rate = (1_000_000 + self.drift_ppm) as u128;
-        Time(self.booted.0.saturating_add(passed.div_ceil(rate) as u64))
+        let passed = local.0.saturating_sub(self.start);
+        let rate = (1_000_000 + self.drift_ppm) as u64;
+        let passed = match passed.checked_mul(1_000_000) {
+            Some(product) => product.div_ceil(rate),
+            None => (u128::from(passed) * 1_000_000).div_ceil(u128::from(rate)) as u64,
+        };
+        Time(self.booted.0.saturating_add(passed))
     }
 
     /// The node's wall clock at virtual time `now`.

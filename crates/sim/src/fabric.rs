@@ -25,8 +25,6 @@ pub(crate) struct Life(pub(crate) u32);
 pub(crate) enum Event {
     /// A packet reaches its place.
     Arrive { from: Place, to: Place, packet: Packet },
-    /// A lane takes a turn.
-    Turn { node: NodeId, life: Life, lane: LaneId },
     /// The log thread's write is on disk, or finds no room.
     LogDone { node: NodeId, life: Life },
     /// The persist thread is done with a lane's request and all batches up to this one.
@@ -66,9 +64,9 @@ pub(crate) enum Packet {
     /// Between nodes: I live, for the so-manieth time.
     Alive(u64),
     /// From a client; its deadline is relative.
-    Request { request: Request, within: Duration },
+    Request { request: Box<Request>, within: Duration },
     /// To a client.
-    Answer(Answer),
+    Answer(Box<Answer>),
     /// Between nodes: is there a newer catalog than this one?
     AskCatalog(Revision),
     /// Between nodes: there is.
@@ -156,6 +154,16 @@ impl Fabric {
         self.queue.after(node_learns, Event::Gone { node, origin });
     }
 
+    /// A lane takes its turn at `at`, and not when it was to take it before.
+    pub(crate) fn plan_turn(&mut self, node: NodeId, lane: LaneId, at: Time) {
+        self.queue.set_alarm(alarm_of(node, lane), at);
+    }
+
+    /// A lane takes no turn.
+    pub(crate) fn plan_no_turn(&mut self, node: NodeId, lane: LaneId) {
+        self.queue.clear_alarm(alarm_of(node, lane));
+    }
+
     /// A name for a new connection.
     pub(crate) fn connect(&mut self) -> Origin {
         self.last_origin += 1;
@@ -167,4 +175,18 @@ impl Fabric {
         let now = self.now();
         self.trace.line(now, text);
     }
+}
+
+/// Lanes that a node may have.
+const LANES_MAX: usize = 4;
+
+/// The alarm that is a lane's turn.
+fn alarm_of(node: NodeId, lane: LaneId) -> usize {
+    assert!(usize::from(lane.0) < LANES_MAX, "lane {lane} of {LANES_MAX}");
+    node.0 as usize * LANES_MAX + usize::from(lane.0)
+}
+
+/// The lane whose turn an alarm is.
+pub(crate) fn lane_of_alarm(place: usize) -> (NodeId, LaneId) {
+    (NodeId((place / LANES_MAX) as u64), LaneId((place % LANES_MAX) as u16))
 }

@@ -2,6 +2,9 @@
 //!
 //! The queue is the only clock of a simulation. Two events at the same instant happen in the order
 //! in which they were scheduled, so that a seed has one future.
+//!
+//! Most of what happens are turns of lanes, and each lane has at most one to come, which often is
+//! moved: those are *alarms*, beside the heap, so that moving one leaves nothing behind.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -20,7 +23,23 @@ pub struct EventQueue<E> {
     heap: BinaryHeap<Scheduled>,
     events: Vec<Option<E>>,
     free: Vec<u32>,
+    /// When each alarm rings, and the number under which that was set.
+    alarms: Vec<(Time, u64)>,
+    /// The alarm that rings first.
+    first_alarm: usize,
 }
+
+/// What happens next.
+#[derive(PartialEq, Eq, Debug)]
+pub enum Due<E> {
+    /// An event that was scheduled.
+    Event(E),
+    /// An alarm rings; it is not set any more.
+    Alarm(usize),
+}
+
+/// An alarm that is not set.
+const UNSET: (Time, u64) = (Time::MAX, u64::MAX);
 
 #[derive(PartialEq, Eq, Debug)]
 struct Scheduled {
@@ -50,6 +69,8 @@ impl<E> Default for EventQueue<E> {
             heap: BinaryHeap::new(),
             events: Vec::new(),
             free: Vec::new(),
+            alarms: Vec::new(),
+            first_alarm: 0,
         }
     }
 }
@@ -61,7 +82,7 @@ impl<E> EventQueue<E> {
         self.now
     }
 
-    /// Events not yet taken.
+    /// Events not yet taken, alarms apart.
     #[must_use]
     pub fn len(&self) -> usize {
         self.heap.len()
@@ -70,7 +91,31 @@ impl<E> EventQueue<E> {
     /// True when nothing will ever happen again.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.heap.is_empty()
+        self.heap.is_empty() && self.alarms.iter().all(|alarm| *alarm == UNSET)
+    }
+
+    /// Sets the alarm `place` to `at`, or to now when that has passed; it rings only then.
+    pub fn set_alarm(&mut self, place: usize, at: Time) {
+        self.scheduled += 1;
+        self.move_alarm(place, (at.max(self.now), self.scheduled));
+    }
+
+    /// Lets the alarm `place` not ring.
+    pub fn clear_alarm(&mut self, place: usize) {
+        self.move_alarm(place, UNSET);
+    }
+
+    fn move_alarm(&mut self, place: usize, to: (Time, u64)) {
+        if self.alarms.len() <= place {
+            self.alarms.resize(place + 1, UNSET);
+        }
+        self.alarms[place] = to;
+        if to < self.alarms[self.first_alarm] {
+            self.first_alarm = place;
+        } else if place == self.first_alarm {
+            let all = self.alarms.iter().enumerate().min_by_key(|(_, alarm)| **alarm);
+            self.first_alarm = all.map_or(0, |(first, _)| first);
+        }
     }
 
     /// Lets `event` happen at `at`, or now when that has passed.
@@ -101,19 +146,20 @@ impl<E> EventQueue<E> {
     ///
     /// # Panics
     /// When time went back.
-    pub fn pop(&mut self) -> Option<(Time, E)> {
+    pub fn pop(&mut self) -> Option<(Time, Due<E>)> {
+        let alarm = self.alarms.get(self.first_alarm).copied().unwrap_or(UNSET);
+        if alarm != UNSET && self.heap.peek().is_none_or(|next| alarm < (next.at, next.number)) {
+            let (at, place) = (alarm.0, self.first_alarm);
+            self.move_alarm(place, UNSET);
+            self.now = at;
+            return Some((at, Due::Alarm(place)));
+        }
         let next = self.heap.pop()?;
         assert!(next.at >= self.now, "time went back: {:?} after {:?}", next.at, self.now);
         self.now = next.at;
         self.free.push(next.place);
         let event = self.events[next.place as usize].take().expect("it was scheduled once");
-        Some((next.at, event))
-    }
-
-    /// When the next event happens.
-    #[must_use]
-    pub fn next_at(&self) -> Option<Time> {
-        self.heap.peek().map(|next| next.at)
+        Some((next.at, Due::Event(event)))
     }
 }
 
@@ -127,13 +173,61 @@ mod tests {
         queue.at(Time(20), 'c');
         queue.at(Time(10), 'a');
         queue.at(Time(10), 'b');
-        assert_eq!(queue.pop(), Some((Time(10), 'a')));
+        assert_eq!(queue.pop(), Some((Time(10), Due::Event('a'))));
         queue.at(Time(5), 'x');
-        assert_eq!(queue.pop(), Some((Time(10), 'b')));
-        assert_eq!(queue.pop(), Some((Time(10), 'x')));
-        assert_eq!(queue.next_at(), Some(Time(20)));
-        assert_eq!(queue.pop(), Some((Time(20), 'c')));
+        assert_eq!(queue.pop(), Some((Time(10), Due::Event('b'))));
+        assert_eq!(queue.pop(), Some((Time(10), Due::Event('x'))));
+        assert_eq!(queue.pop(), Some((Time(20), Due::Event('c'))));
         assert!(queue.is_empty());
         assert_eq!(queue.now(), Time(20));
+    }
+
+    #[test]
+    fn alarms_ring_once_where_they_were_set_last() {
+        let mut queue = EventQueue::default();
+        queue.set_alarm(3, Time(30));
+        queue.set_alarm(1, Time(10));
+        queue.at(Time(10), 'a');
+        queue.set_alarm(0, Time(10));
+        assert_eq!(queue.pop(), Some((Time(10), Due::Alarm(1))));
+        assert_eq!(queue.pop(), Some((Time(10), Due::Event('a'))));
+        assert_eq!(queue.pop(), Some((Time(10), Due::Alarm(0))));
+        queue.set_alarm(2, Time(5));
+        queue.set_alarm(3, Time(20));
+        queue.set_alarm(2, Time(40));
+        assert_eq!(queue.pop(), Some((Time(20), Due::Alarm(3))));
+        assert!(!queue.is_empty());
+        queue.clear_alarm(2);
+        assert!(queue.is_empty());
+        assert_eq!(queue.pop(), None);
+    }
+
+    #[test]
+    fn alarms_and_events_come_in_one_order() {
+        let mut rng = atoll_base::Rng::new(7);
+        let mut queue = EventQueue::default();
+        let mut wanted = std::collections::BTreeMap::new();
+        let mut alarms = [None; 5];
+        for n in 0..2_000_u64 {
+            let at = Time(queue.now().0 + rng.below(50));
+            if rng.chance(1, 2) {
+                let place = rng.below(5) as usize;
+                queue.set_alarm(place, at);
+                wanted.insert((at, n), Due::Alarm(place));
+                if let Some(old) = alarms[place].replace((at, n)) {
+                    wanted.remove(&old);
+                }
+            } else {
+                queue.at(at, n);
+                wanted.insert((at, n), Due::Event(n));
+            }
+            if rng.chance(1, 2) {
+                let ((at, _), due) = wanted.pop_first().expect("one was just added");
+                if let Due::Alarm(place) = due {
+                    alarms[place] = None;
+                }
+                assert_eq!(queue.pop(), Some((at, due)));
+            }
+        }
     }
 }

@@ -32,7 +32,9 @@ struct Copy {
 
 impl Copy {
     fn append(&mut self, index: LogIndex, mark: Mark) {
-        self.entries.split_off(&index);
+        if self.entries.last_key_value().is_some_and(|(last, _)| *last >= index) {
+            self.entries.split_off(&index);
+        }
         self.entries.insert(index, mark);
     }
 
@@ -127,13 +129,14 @@ impl Logs {
             let place = (entry.index, entry.term);
             self.memberships.entry(shard).or_default().insert(place, membership);
         }
-        let place = format!("shard {shard} entry {} term {}", entry.index, entry.term);
+        let place = || format!("shard {shard} entry {} term {}", entry.index, entry.term);
         let known =
             self.known.entry((shard, entry.index, entry.term)).or_insert((mark.hash, before));
         known.1 = known.1.or(before);
         if known.0 != mark.hash || (before.is_some() && known.1 != before) {
             let what = format!(
-                "{place}: node {node} holds another entry than its peers, or another before it"
+                "{}: node {node} holds another entry than its peers, or another before it",
+                place()
             );
             return Err(Violation::new("log matching", what));
         }
@@ -142,14 +145,16 @@ impl Logs {
         {
             if self.leading.get(&(shard, node)).is_some_and(|term| *term == entry.term) {
                 let what = format!(
-                    "{place}: leader {node} replaces its own entry of term {}",
+                    "{}: leader {node} replaces its own entry of term {}",
+                    place(),
                     replaced.term
                 );
                 return Err(Violation::new("leader append-only", what));
             }
             if self.committed_mark(shard, entry.index) == Some(replaced) {
                 let what = format!(
-                    "{place}: node {node} replaces a committed entry of term {}",
+                    "{}: node {node} replaces a committed entry of term {}",
+                    place(),
                     replaced.term
                 );
                 return Err(Violation::new("committed entries stay", what));

@@ -223,7 +223,12 @@ impl<J> Desk<J> {
         let request = Request { origin, id, shard, epoch, deadline, body };
         let (from, to) = (Place::Client(self.number), Place::Node(node));
         let within = Duration::from_secs(1);
-        around.fabric.stream(from, to, origin, Packet::Request { request, within });
+        around.fabric.stream(
+            from,
+            to,
+            origin,
+            Packet::Request { request: Box::new(request), within },
+        );
     }
 
     fn attempt(&mut self, slot: usize, around: &mut Around<'_>) {
@@ -266,7 +271,12 @@ impl<J> Desk<J> {
         let (epoch, deadline) = (Epoch::ZERO, Time::ZERO);
         let request = Request { origin, id, shard, epoch, deadline, body };
         let (from, to) = (Place::Client(self.number), Place::Node(node));
-        around.fabric.stream(from, to, origin, Packet::Request { request, within });
+        around.fabric.stream(
+            from,
+            to,
+            origin,
+            Packet::Request { request: Box::new(request), within },
+        );
         self.set_timer(slot, within, around);
     }
 }

@@ -113,7 +113,12 @@ impl SimWatcher {
         };
         let (client, node) = (Place::Client(self.number), Place::Node(node));
         let within = Duration::from_secs(5);
-        around.fabric.stream(client, node, origin, Packet::Request { request, within });
+        around.fabric.stream(
+            client,
+            node,
+            origin,
+            Packet::Request { request: Box::new(request), within },
+        );
         let silence = Duration::from_millis(self.rng.range(SILENCE_MS.0, SILENCE_MS.1));
         self.set_timer(silence, around);
     }
@@ -190,7 +195,12 @@ impl SimWatcher {
         };
         let (client, node) = (Place::Client(self.number), Place::Node(node));
         let within = Duration::from_secs(5);
-        around.fabric.stream(client, node, origin, Packet::Request { request, within });
+        around.fabric.stream(
+            client,
+            node,
+            origin,
+            Packet::Request { request: Box::new(request), within },
+        );
     }
 
     fn deliver(&mut self, batch: &WatchEvents, around: &mut Around<'_>) {

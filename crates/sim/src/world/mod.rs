@@ -33,12 +33,13 @@ use crate::client::Around;
 use crate::client::record::Record;
 use crate::clock::NodeClock;
 use crate::errors;
-use crate::fabric::{Event, Fabric, Life, Packet};
+use crate::fabric::{Event, Fabric, Life, Packet, lane_of_alarm};
 use crate::faults::{FaultKind, Scale, Schedule};
 use crate::history::{Call, OperationNumber};
 use crate::moment::Moment;
 use crate::network::{Network, NetworkCounts, Place};
 use crate::options::{Options, Shape, lane_settings};
+use crate::queue::Due;
 use crate::shell::Shell;
 use crate::trace::Trace;
 use agents::Agents;
@@ -183,13 +184,16 @@ impl World {
 
     /// Runs one event. False when the run is over.
     pub(crate) fn step(&mut self) -> bool {
-        let Some((now, event)) = self.fabric.queue.pop() else {
+        let Some((now, due)) = self.fabric.queue.pop() else {
             self.observer.report("liveness", "nothing will ever happen again");
             return false;
         };
         self.fabric.trace.begin_step();
         self.fabric.trace.fold(&[now.0]);
-        self.dispatch(event);
+        match due {
+            Due::Alarm(place) => self.turn(place),
+            Due::Event(event) => self.dispatch(event),
+        }
         while let Some((moment, node)) = self.observer.lookout.take() {
             self.on_moment(moment, node);
         }
@@ -213,15 +217,15 @@ impl World {
         }
     }
 
+    fn turn(&mut self, alarm: usize) {
+        let (node, lane) = lane_of_alarm(alarm);
+        let it = &mut self.nodes[index(node)];
+        it.turn(lane, &mut self.fabric, &mut self.observer, &mut self.shell);
+    }
+
     fn dispatch(&mut self, event: Event) {
         match event {
             Event::Arrive { from, to, packet } => self.arrive(from, to, packet),
-            Event::Turn { node, life, lane } => {
-                let (it, fabric) = (&mut self.nodes[index(node)], &mut self.fabric);
-                if it.life == life {
-                    it.turn(lane, fabric, &mut self.observer, &mut self.shell);
-                }
-            }
             Event::LogDone { node, life } => self.log_done(node, life),
             Event::Persisted { node, life, lane, request, batch } => {
                 let it = &mut self.nodes[index(node)];
@@ -268,11 +272,11 @@ impl World {
             }
             (Place::Client(client), Place::Node(to), Packet::Request { request, within }) => {
                 let around = (&mut self.fabric, &mut self.shell);
-                self.nodes[index(to)].on_request(client, request, within, around);
+                self.nodes[index(to)].on_request(client, *request, within, around);
             }
             (_, Place::Client(client), Packet::Answer(answer)) => {
                 let (agents, mut around) = self.around();
-                agents.on_answer(client, answer, &mut around);
+                agents.on_answer(client, *answer, &mut around);
             }
             (from, to, packet) => unreachable!("{packet:?} from {from:?} to {to:?}"),
         }

@@ -219,6 +219,9 @@ impl SimNode {
     pub(crate) fn crash(&mut self, fabric: &mut Fabric, observer: &mut Observer) {
         let Some(running) = self.running.take() else { return };
         self.old_entry = running.log.lose_power(&self.disk, &mut self.rng).or(self.old_entry);
+        for lane in 0..running.lanes.len() as u16 {
+            fabric.plan_no_turn(self.id, LaneId(lane));
+        }
         drop(running.lanes);
         self.disk.crash();
         self.engine.crash(&mut self.rng);
@@ -270,7 +273,7 @@ impl SimNode {
         at = at.max(it.busy_until).max(paused).max(now);
         if it.turn_at.is_none_or(|planned| at < planned) {
             it.turn_at = Some(at);
-            fabric.queue.at(at, Event::Turn { node: self.id, life: self.life, lane });
+            fabric.plan_turn(self.id, lane, at);
         }
     }
 
@@ -287,9 +290,6 @@ impl SimNode {
         let paused = self.paused_until;
         let Some(running) = &mut self.running else { return };
         let it = &mut running.lanes[usize::from(lane.0)];
-        if it.turn_at != Some(now) {
-            return; // another turn was planned before or after this one
-        }
         it.turn_at = None;
         if now < it.busy_until.max(paused) {
             self.schedule(lane, fabric);
@@ -308,8 +308,7 @@ impl SimNode {
         fabric.trace.fold(&[2, now.0, self.id.0, u64::from(lane.0), inputs]);
         let is_idle = inputs == 0 && output.write.is_none() && output.messages.is_empty();
         it.idle_turns = if is_idle { it.idle_turns + 1 } else { 0 };
-        let result = observer.bounds.size(self.id, "idle turns", it.idle_turns, IDLE_TURNS_MAX);
-        if result.is_err() {
+        if it.idle_turns > IDLE_TURNS_MAX {
             let next = it.lane.next_deadline();
             let what = format!("node {} lane {lane}: now {mono:?}, next {next:?}", self.id);
             observer.report("idle turns", what);
@@ -346,7 +345,7 @@ impl SimNode {
             let Some(client) = running.clients.get(&answer.origin).copied() else { continue };
             fabric.trace.fold(&[4, answer.origin.0, answer.id, u64::from(answer.body.is_ok())]);
             let (from, to) = (Place::Node(id), Place::Client(client));
-            fabric.stream(from, to, answer.origin, Packet::Answer(answer));
+            fabric.stream(from, to, answer.origin, Packet::Answer(Box::new(answer)));
         }
         if let Some(request) = output.persist.take() {
             let delay = self.rng.below(shell.shape.persist.as_nanos() as u64);
@@ -537,6 +536,10 @@ impl SimNode {
             other => return self.on_catalog_packet(from, other, fabric, shell),
         };
         shell.tamper(&mut messages);
+        if let [only] = &messages[..] {
+            let lane = self.lane_of(only.shard);
+            return self.give(lane, Input::Peer { from, messages }, fabric);
+        }
         let mut by_lane: BTreeMap<LaneId, Vec<PeerMessage>> = BTreeMap::new();
         for message in messages {
             by_lane.entry(self.lane_of(message.shard)).or_default().push(message);
