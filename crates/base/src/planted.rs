@@ -32,11 +32,23 @@ pub enum Mistake {
     FencingIgnored,
     /// An expired holder's lock opens at once.
     DelayIgnored,
+    /// A replica of the catalog that is rebuilt takes whom it hears for a source of the catalog.
+    CatalogHeardRebuilding,
+    /// Where the last snapshot ended is not looked up when the log does not go on from there.
+    SnapshotEndForgotten,
+    /// A replica that lost the count of its log's lives is not told it.
+    LivesNotTold,
+    /// Whoever ordered a replica away is told that it went before the log's news of it is durable.
+    RetiredUnlogged,
+    /// What a dropped keyspace held goes at once, before gravestones are durable.
+    DroppedAtOnce,
+    /// Founders don't remember with whom they founded their group.
+    FoundingForgotten,
 }
 
 impl Mistake {
     /// Every mistake.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 18] = [
         Self::AcknowledgedUnsynced,
         Self::AnsweredUnapplied,
         Self::ReadUnapplied,
@@ -49,6 +61,12 @@ impl Mistake {
         Self::KeptAliveTooLate,
         Self::FencingIgnored,
         Self::DelayIgnored,
+        Self::CatalogHeardRebuilding,
+        Self::SnapshotEndForgotten,
+        Self::LivesNotTold,
+        Self::RetiredUnlogged,
+        Self::DroppedAtOnce,
+        Self::FoundingForgotten,
     ];
 }
 

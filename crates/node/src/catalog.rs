@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use atoll_base::{Epoch, KeyspaceId, LogIndex, NodeId, ShardId, Term, Time};
+use atoll_base::{Epoch, KeyspaceId, LogIndex, NodeId, ShardId, Term, Time, planted};
 use atoll_coord::Descriptor;
 use atoll_machine::{
     Event, EventKind, KeyEnd, KeyRange, KeyValue, MachineError, RangeQuery, Record, ShardMachine,
@@ -216,6 +216,7 @@ impl Lane {
         let recorded = records::membership(engine.as_ref(), shard)?;
         let is_recorded = recorded.is_some();
         let founding = records::founding(engine.as_ref(), shard)?;
+        let founding = founding.filter(|_| !planted!(FoundingForgotten));
         let founding =
             founding.unwrap_or_else(|| founding_members(&descriptor, self.turn.config.node));
         let start_of_log = recovered.log.first_index().prev();
@@ -286,7 +287,8 @@ impl Lane {
         // A log without anything of the shard never promised anything, unless it was told to forget
         // a replica that went.
         let is_begun = recovered.hard_state.is_some() || gravestone.is_none();
-        let snapshot = snapshot.filter(|_| is_begun && damage.is_none());
+        let is_known = is_begun && damage.is_none() && !planted!(SnapshotEndForgotten);
+        let snapshot = snapshot.filter(|_| is_known);
         let found = judge(held, damage, snapshot, log);
         if found.2 == LogIs::Unbegun {
             let state = recovered.hard_state.get_or_insert_default();

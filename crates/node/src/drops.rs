@@ -12,7 +12,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use atoll_base::{KeyspaceId, ShardId, Ticket};
+use atoll_base::{KeyspaceId, ShardId, Ticket, planted};
 use atoll_coord::Descriptor;
 use atoll_storage::LogRecord;
 
@@ -76,7 +76,11 @@ impl Lane {
         } else if !self.founders.cancel(shard) && !self.keeps_records(shard) {
             return;
         }
-        records::put_gravestone(&mut self.turn.applied, shard, descriptor.epoch);
+        if planted!(DroppedAtOnce) {
+            erase_shard_records(shard, &mut self.turn.applied);
+        } else {
+            records::put_gravestone(&mut self.turn.applied, shard, descriptor.epoch);
+        }
         self.drops.begun.push(Dropped { shard, keyspace });
         self.drops.under_way.entry(keyspace).or_default().insert(shard);
         self.upkeep.persist_soon();

@@ -174,8 +174,8 @@ impl Lane {
         timer.into_iter().chain(self.upkeep.next_deadline()).min()
     }
 
-    /// Who leads `shard`, as its replica here knows. Of the catalog a witness knows nothing:
-    /// whoever has one follows the catalog elsewhere.
+    /// Who leads `shard`, as its replica here knows. Of the catalog a replica that serves nothing
+    /// knows nothing: whoever has a witness, or one that is rebuilt, follows the catalog elsewhere.
     #[must_use]
     pub fn leader(&self, shard: ShardId) -> Option<NodeId> {
         self.replicas.get(&shard)?.leader_told()

@@ -19,7 +19,7 @@
 
 use std::collections::BTreeMap;
 
-use atoll_base::{Code, Epoch, Failure, LogIndex, ShardId, Ticket};
+use atoll_base::{Code, Epoch, Failure, LogIndex, ShardId, Ticket, planted};
 use atoll_coord::{AnswerBody, Descriptor};
 use atoll_machine::{KeyRange, SnapshotWriter};
 use atoll_storage::WriteBatch;
@@ -225,7 +225,8 @@ impl Lane {
                     true
                 }
             };
-            if done && retiring.logged <= self.retirements.durable {
+            let is_logged = retiring.logged <= self.retirements.durable;
+            if done && (is_logged || planted!(RetiredUnlogged)) {
                 self.end_retirement(shard);
             }
         }

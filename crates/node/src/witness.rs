@@ -16,7 +16,7 @@
 //! * **W2** What a replica is follows from the configuration in its own log; from the description
 //!   only while it has none.
 
-use atoll_base::{Code, Entry, EntryKind, Failure, NodeId, ShardId};
+use atoll_base::{Code, Entry, EntryKind, Failure, NodeId, ShardId, planted};
 use atoll_raft::{Membership, Role};
 
 use crate::records;
@@ -30,12 +30,15 @@ impl Replica {
         membership.role(node).or_else(described).unwrap_or(Role::Learner)
     }
 
-    /// Who leads, for those who rely on what this replica tells: a witness of the catalog's shard
-    /// hears a leader and tells nothing.
+    /// Who leads, for those who rely on what this replica tells: one of the catalog's shard that
+    /// serves nothing, be it a witness or one that is rebuilt, hears a leader and tells nothing.
+    /// Taken out of the group meanwhile, it would not even learn that.
     pub(crate) fn leader_told(&self) -> Option<NodeId> {
-        let is_silent =
-            self.shard() == ShardId::SYSTEM && matches!(self.condition, Condition::Witness);
-        self.group.core().leader().filter(|_| !is_silent)
+        let mut serves = matches!(self.condition, Condition::Serving(_));
+        if planted!(CatalogHeardRebuilding) {
+            serves |= matches!(self.condition, Condition::Rebuilding { .. });
+        }
+        self.group.core().leader().filter(|_| serves || self.shard() != ShardId::SYSTEM)
     }
 
     /// Gives up what does not fit the role that this replica has in its group now (W1).

@@ -1,7 +1,7 @@
 //! Runs seeds without building the server: `cargo run --profile sim -p atoll-sim --example seeds --
-//! 0..100 [nodes=3] [plant=ack-before-sync] [lines=200] [faults=crash,pause]`.
+//! 0..100 [nodes=3] [script=FILE] [plant=ack-before-sync] [lines=200] [faults=crash,pause]`.
 
-use atoll_sim::{FaultKind, Options, Plant, run};
+use atoll_sim::{FaultKind, Options, Plant, Script, run};
 
 /// As the server has it.
 #[global_allocator]
@@ -24,6 +24,10 @@ fn main() {
             "lines" => options.lines_max = value.parse().expect("a number of lines"),
             "steps" => options.steps_max = value.parse().expect("a number of events"),
             "plant" => options.plant = Some(Plant::from_name(value).expect("a known bug")),
+            "script" => {
+                let text = std::fs::read_to_string(value).expect("a script can be read");
+                options.script = Some(Script::read(&text).expect("a script").into());
+            }
             "go" => stop = false,
             "faults" => {
                 let kinds = value.split(',').filter(|name| !name.is_empty());

@@ -1,5 +1,6 @@
 //! What a run is made of: what the caller fixes, and what the seed decides.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use atoll_base::Rng;
@@ -11,6 +12,7 @@ use atoll_storage::LogOptions;
 use crate::faults::FaultKind;
 use crate::network::NetworkProfile;
 use crate::plant::Plant;
+use crate::script::Script;
 
 /// What the caller of a run fixes. What is `None` the seed decides.
 #[derive(Clone, Debug)]
@@ -30,6 +32,8 @@ pub struct Options {
     /// A mistake to plant inside the crates under test; does nothing unless they were built for
     /// that, with the feature `planted-bugs`.
     pub mistake: Option<Mistake>,
+    /// A script that fixes what it names, its faults in the place of all others.
+    pub script: Option<Arc<Script>>,
     /// Trace lines to keep for a failure's report.
     pub lines_max: usize,
 }
@@ -46,6 +50,7 @@ impl Options {
             duration: None,
             plant: None,
             mistake: None,
+            script: None,
             lines_max: 0,
         }
     }

@@ -4,8 +4,11 @@
 //! mistakes -- --nocapture`, which prints after how many seeds each was caught.
 #![cfg(feature = "planted-bugs")]
 
+use std::path::PathBuf;
+use std::sync::Arc;
+
 use atoll_base::planted::Mistake;
-use atoll_sim::{FaultKind, Options, run};
+use atoll_sim::{FaultKind, Options, Script, run};
 
 /// Seeds after which a mistake counts as missed.
 const SEEDS_MAX: u64 = 300;
@@ -17,9 +20,21 @@ fn is_caught(mistake: Mistake, checkers: &[&str]) {
 
 /// The same with only these faults.
 fn is_caught_among(faults: &[FaultKind], mistake: Mistake, checkers: &[&str]) {
+    let faults = faults.to_vec();
+    is_caught_with(Options { faults, ..Options::new(0) }, mistake, checkers);
+}
+
+/// The same in runs of a script: what it was written for would be seen if it came back.
+fn is_caught_by_script(name: &str, mistake: Mistake, checkers: &[&str]) {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testscripts");
+    let text = std::fs::read_to_string(folder.join(name)).expect("a script");
+    let script = Some(Arc::new(Script::read(&text).expect("a script")));
+    is_caught_with(Options { script, ..Options::new(0) }, mistake, checkers);
+}
+
+fn is_caught_with(options: Options, mistake: Mistake, checkers: &[&str]) {
     for seed in 1..=SEEDS_MAX {
-        let faults = faults.to_vec();
-        let options = Options { mistake: Some(mistake), faults, ..Options::new(seed) };
+        let options = Options { seed, mistake: Some(mistake), ..options.clone() };
         let Some(violation) = run(&options).violation else { continue };
         println!("{mistake:?} caught after {seed} seeds by: {violation:.140}");
         assert!(
@@ -97,4 +112,39 @@ fn writes_without_fencing_are_caught() {
 #[test]
 fn locks_without_their_delay_are_caught() {
     is_caught(Mistake::DelayIgnored, &["lock delay"]);
+}
+
+#[test]
+fn a_rebuilt_replica_of_the_catalog_that_asks_nobody_is_caught() {
+    let script = "catalog_voter_rebuilt_while_taken_out.txt";
+    is_caught_by_script(script, Mistake::CatalogHeardRebuilding, &["liveness"]);
+}
+
+#[test]
+fn a_forgotten_end_of_a_snapshot_is_caught() {
+    let script = "power_lost_between_snapshot_and_log.txt";
+    is_caught_by_script(script, Mistake::SnapshotEndForgotten, &["liveness"]);
+}
+
+#[test]
+fn lives_of_a_log_that_are_not_told_are_caught() {
+    is_caught_by_script("log_damaged_twice.txt", Mistake::LivesNotTold, &["liveness"]);
+}
+
+#[test]
+fn retiring_before_the_log_knows_is_caught() {
+    is_caught_by_script("retired_and_power_lost.txt", Mistake::RetiredUnlogged, &["liveness"]);
+}
+
+#[test]
+fn keyspaces_that_go_at_once_are_caught() {
+    let checkers = ["log cut", "state machine safety", "assertions", "machine invariants"];
+    let script = "keyspace_dropped_and_power_lost.txt";
+    is_caught_by_script(script, Mistake::DroppedAtOnce, &checkers);
+}
+
+#[test]
+fn founders_that_forget_their_founding_are_caught() {
+    let script = "founders_lose_power_after_first_change.txt";
+    is_caught_by_script(script, Mistake::FoundingForgotten, &["liveness"]);
 }

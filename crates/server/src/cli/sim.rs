@@ -5,11 +5,13 @@
 //! error.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use atoll_sim::{FaultKind, Options, Outcome, Plant};
+use atoll_sim::{FaultKind, Options, Outcome, Plant, Script};
 use clap::Args;
 use indicatif::ProgressBar;
 
@@ -37,6 +39,9 @@ pub(crate) struct SimArgs {
     /// Kinds of faults, separated by commas, or `none`; all of them when it is left out
     #[arg(long, value_name = "KINDS", value_parser = parse_faults)]
     faults: Option<Faults>,
+    /// A script that fixes the shape of the runs and their faults; the rest is the seed's
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["nodes", "faults"])]
+    script: Option<PathBuf>,
     /// Events after which a run is given up
     #[arg(long, value_name = "STEP", visible_alias = "until", default_value_t = 20_000_000)]
     steps: u64,
@@ -88,8 +93,9 @@ fn parse_plant(text: &str) -> Result<Plant, String> {
 impl SimArgs {
     pub(crate) fn run(self) -> Result<Ended, Problem> {
         let seeds = self.seeds.clone().unwrap_or(self.seed..self.seed + 1);
+        let options = self.options()?;
         let begun = Instant::now();
-        let outcomes = self.run_all(&seeds);
+        let outcomes = run_all(&options, &seeds, self.jobs);
         let took = begun.elapsed();
         let mut failures = 0;
         for outcome in outcomes.values() {
@@ -98,7 +104,7 @@ impl SimArgs {
                 failures += 1;
             }
             if self.trace || !outcome.is_ok() {
-                self.report(outcome);
+                self.report(outcome, &options);
             }
         }
         summarize(outcomes.values());
@@ -106,55 +112,29 @@ impl SimArgs {
         Ok(if failures == 0 { Ended::Well } else { Ended::Defect })
     }
 
-    fn options(&self, seed: u64) -> Options {
-        let mut options = Options::new(seed);
+    /// What all runs have in common.
+    fn options(&self) -> Result<Options, Problem> {
+        let mut options = Options::new(self.seed);
         options.nodes = self.nodes.map(|nodes| nodes as usize);
         if let Some(Faults(kinds)) = &self.faults {
             options.faults.clone_from(kinds);
         }
         options.steps_max = self.steps;
         options.plant = self.plant;
-        options
-    }
-
-    /// Runs the seeds on as many threads as wanted; by seed. Ends early after many failures.
-    fn run_all(&self, seeds: &std::ops::Range<u64>) -> BTreeMap<u64, Outcome> {
-        let next = AtomicU64::new(seeds.start);
-        let (sender, receiver) = mpsc::sync_channel::<Outcome>(1024);
-        let total = seeds.end - seeds.start;
-        let progress = ProgressBar::new(total);
-        std::thread::scope(|scope| {
-            for _ in 0..self.jobs {
-                let (next, sender) = (&next, sender.clone());
-                scope.spawn(move || {
-                    loop {
-                        let seed = next.fetch_add(1, Ordering::Relaxed);
-                        let wanted = seed < seeds.end;
-                        if !wanted || sender.send(atoll_sim::run(&self.options(seed))).is_err() {
-                            return;
-                        }
-                    }
-                });
-            }
-            drop(sender);
-            let mut outcomes = BTreeMap::new();
-            let mut failures = 0;
-            for outcome in receiver {
-                progress.inc(1);
-                failures += usize::from(!outcome.is_ok());
-                outcomes.insert(outcome.seed, outcome);
-                if failures >= FAILURES_MAX {
-                    next.store(seeds.end, Ordering::Relaxed);
-                }
-            }
-            progress.finish_and_clear();
-            outcomes
-        })
+        if let Some(path) = &self.script {
+            let shown = path.display();
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| Problem::local(format!("reading {shown}"), &error))?;
+            let script =
+                Script::read(&text).map_err(|error| Problem::usage(format!("{shown}, {error}")))?;
+            options.script = Some(Arc::new(script));
+        }
+        Ok(options)
     }
 
     /// Runs a seed again to print how it ended, and says how to see it again.
-    fn report(&self, outcome: &Outcome) {
-        let mut options = self.options(outcome.seed);
+    fn report(&self, outcome: &Outcome, options: &Options) {
+        let mut options = Options { seed: outcome.seed, ..options.clone() };
         options.lines_max = if self.trace { usize::MAX } else { self.lines };
         if options.lines_max > 0 {
             for line in atoll_sim::run(&options).lines {
@@ -170,11 +150,50 @@ impl SimArgs {
             let names = if names.is_empty() { "none".to_owned() } else { names.join(",") };
             again.push_str(&format!(" --faults {names}"));
         }
+        if let Some(path) = &self.script {
+            again.push_str(&format!(" --script {}", path.display()));
+        }
         if let Some(plant) = self.plant {
             again.push_str(&format!(" --plant {}", plant.name()));
         }
         println!("replay: {again} --trace --until {}", outcome.steps);
     }
+}
+
+/// Runs the seeds on as many threads as wanted; by seed. Ends early after many failures.
+fn run_all(options: &Options, seeds: &std::ops::Range<u64>, jobs: u64) -> BTreeMap<u64, Outcome> {
+    let next = AtomicU64::new(seeds.start);
+    let (sender, receiver) = mpsc::sync_channel::<Outcome>(1024);
+    let total = seeds.end - seeds.start;
+    let progress = ProgressBar::new(total);
+    std::thread::scope(|scope| {
+        for _ in 0..jobs {
+            let (next, sender) = (&next, sender.clone());
+            scope.spawn(move || {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    let wanted = seed < seeds.end;
+                    let options = Options { seed, ..options.clone() };
+                    if !wanted || sender.send(atoll_sim::run(&options)).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        let mut outcomes = BTreeMap::new();
+        let mut failures = 0;
+        for outcome in receiver {
+            progress.inc(1);
+            failures += usize::from(!outcome.is_ok());
+            outcomes.insert(outcome.seed, outcome);
+            if failures >= FAILURES_MAX {
+                next.store(seeds.end, Ordering::Relaxed);
+            }
+        }
+        progress.finish_and_clear();
+        outcomes
+    })
 }
 
 fn summarize<'a>(outcomes: impl Iterator<Item = &'a Outcome> + Clone) {

@@ -19,6 +19,7 @@ pub(crate) mod jobs;
 pub(crate) mod operator;
 pub(crate) mod pursuit;
 pub(crate) mod record;
+mod scripted;
 pub(crate) mod watcher;
 
 use crate::fabric::{Fabric, Token};

@@ -7,10 +7,12 @@
 //! Orders to retire are kept and given again later too, when they may be stale: a node must obey
 //! only those that still hold.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use atoll_base::{Code, Epoch, Failure, Incarnation, KeyspaceId, LogIndex, NodeId, Rng, ShardId};
+use atoll_base::{
+    Code, Epoch, Failure, Incarnation, KeyspaceId, LogIndex, NodeId, Rng, ShardId, Time,
+};
 use atoll_coord::catalog::{NextRecord, NodeRecord, Record, ShardRecord};
 use atoll_coord::plan::{self, BootstrapNode, KeyspaceSpec};
 use atoll_coord::{Answer, AnswerBody, Catalog, Consistency, Descriptor, Origin, RequestBody};
@@ -22,13 +24,14 @@ use super::Around;
 use super::desk::{Desk, Fate};
 use super::pursuit::{End, Pursuit};
 use crate::fabric::Token;
+use crate::script::{Change, Operating};
 
 /// Time given to one step.
 const STEP: Duration = Duration::from_secs(4);
 /// Longest rest between two steps.
 const REST_MS: u64 = 600;
 /// The keyspaces that come and go.
-const SCRATCH: &str = "scratch";
+pub(super) const SCRATCH: &str = "scratch";
 /// Orders to retire that are remembered, to be given again.
 const ORDERS_MAX: usize = 16;
 /// What a scratch shard is asked to hold.
@@ -87,6 +90,8 @@ pub(crate) struct Operator {
     unsettled: BTreeMap<ShardId, BTreeSet<NodeId>>,
     /// The shard to change next.
     hurry: Option<ShardId>,
+    /// The changes that a script lists, in their order; none without a list.
+    pub(super) listed: Option<VecDeque<(Time, Change)>>,
     /// Shards dropped for good.
     pub(crate) dropped: Vec<ShardId>,
     /// Steps that were made.
@@ -95,7 +100,11 @@ pub(crate) struct Operator {
 }
 
 impl Operator {
-    pub(crate) fn new(number: u32, mut rng: Rng) -> Self {
+    pub(crate) fn new(number: u32, operating: &Operating, mut rng: Rng) -> Self {
+        let listed = match operating {
+            Operating::Listed(changes) => Some(changes.iter().copied().collect()),
+            Operating::Absent | Operating::Random => None,
+        };
         Self {
             desk: Desk::new(number, 1, rng.fork()),
             rng,
@@ -104,6 +113,7 @@ impl Operator {
             given: Vec::new(),
             unsettled: BTreeMap::new(),
             hurry: None,
+            listed,
             dropped: Vec::new(),
             steps: 0,
             is_closing: false,
@@ -350,6 +360,9 @@ impl Operator {
         if self.is_closing {
             return;
         }
+        if self.listed.is_some() {
+            return self.plan_listed(catalog, around);
+        }
         match self.rng.below(10) {
             0..2 => self.plan_keyspace(catalog, around),
             2..4 => self.plan_node(catalog, around),
@@ -363,7 +376,7 @@ impl Operator {
         self.owed.retain(|(shard, _), _| !dropped.contains(shard));
     }
 
-    fn plan_keyspace(&mut self, catalog: &Catalog, around: &mut Around<'_>) {
+    pub(super) fn plan_keyspace(&mut self, catalog: &Catalog, around: &mut Around<'_>) {
         if catalog.keyspace(SCRATCH).is_some() {
             if let Ok(txn) = plan::drop_keyspace(catalog, SCRATCH) {
                 self.commit(txn, Next::Rest, around);
@@ -464,7 +477,7 @@ impl Operator {
     }
 
     /// Commits a change of members; `gone` is ordered away when the group has followed.
-    fn change(
+    pub(super) fn change(
         &mut self,
         planned: Result<Option<TxnOp>, Failure>,
         gone: Option<NodeId>,

@@ -12,6 +12,7 @@ use crate::client::watcher::SimWatcher;
 use crate::client::{Around, Client};
 use crate::fabric::Token;
 use crate::options::Shape;
+use crate::script::Operating;
 use crate::value::KEYS_END;
 
 /// All agents, in the order of their numbers.
@@ -25,7 +26,12 @@ pub(super) struct Agents {
 }
 
 impl Agents {
-    pub(super) fn new(shape: &Shape, shards: &[ShardId], rng: &mut Rng) -> Self {
+    pub(super) fn new(
+        shape: &Shape,
+        shards: &[ShardId],
+        operating: &Operating,
+        rng: &mut Rng,
+    ) -> Self {
         let mut numbers = 0_u32..;
         let mut number = || numbers.next().expect("numbers don't end");
         let clients =
@@ -51,7 +57,7 @@ impl Agents {
         let holders = (0..shape.holders)
             .map(|n| Holder::new(number(), homes[n % homes.len()], locks, rng.fork()))
             .collect();
-        let operator = shape.changes.then(|| Operator::new(number(), rng.fork()));
+        let operator = shape.changes.then(|| Operator::new(number(), operating, rng.fork()));
         Self { clients, closers, watchers, holders, operator }
     }
 

@@ -40,6 +40,7 @@ use crate::moment::Moment;
 use crate::network::{Network, NetworkCounts, Place};
 use crate::options::{Options, Shape, lane_settings};
 use crate::queue::Due;
+use crate::script::Operating;
 use crate::shell::Shell;
 use crate::trace::Trace;
 use agents::Agents;
@@ -113,10 +114,18 @@ impl World {
     pub(crate) fn new(options: &Options) -> Self {
         let mut rng = Rng::new(options.seed);
         let mut shape = Shape::random(&mut rng, options);
-        let settings = lane_settings(&mut rng, options.seed);
+        let mut settings = lane_settings(&mut rng, options.seed);
+        let script = options.script.as_deref();
+        if let Some(script) = script {
+            script.apply(&mut shape, &mut settings);
+        }
         let (nodes, shards) = (shape.all_nodes(), shape.shards + 1);
         let scale = Scale { nodes, shards, duration: shape.duration };
-        let schedule = Schedule::random(&mut rng, scale, &options.faults);
+        let schedule = match script {
+            Some(script) => Schedule { faults: script.faults.clone() },
+            None => Schedule::random(&mut rng, scale, &options.faults),
+        };
+        let operating = script.map_or(Operating::Random, |script| script.operating.clone());
         let spoils = |kind| matches!(kind, FaultKind::BitFlip | FaultKind::LostStretch);
         shape.spoils = schedule.faults.iter().any(|planned| spoils(planned.kind));
         let network = Network::new(rng.fork(), shape.network);
@@ -133,7 +142,8 @@ impl World {
         let hurt_max = (shape.replicas - 1) / 2;
         let healed = Time::ZERO.after(shape.duration);
         let shell = Shell::new(shape, settings, options.plant, rng.fork());
-        let agents = Agents::new(&shell.shape, &shell.user_shards(), &mut rng);
+        let shards = shell.user_shards();
+        let agents = Agents::new(&shell.shape, &shards, &operating, &mut rng);
         let mut world = Self {
             fabric,
             nodes,
