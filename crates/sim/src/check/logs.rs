@@ -83,6 +83,8 @@ pub struct Logs {
     /// What stands at `(shard, index, term)`, and the term before it.
     known: BTreeMap<(ShardId, LogIndex, Term), (u64, Option<Term>)>,
     committed: BTreeMap<ShardId, BTreeMap<LogIndex, Mark>>,
+    /// The term whose leader said first that the entry is committed.
+    committed_in: BTreeMap<(ShardId, LogIndex), Term>,
     leading: BTreeMap<(ShardId, NodeId), Term>,
     /// Shards of keyspaces that were dropped.
     dropped: BTreeSet<ShardId>,
@@ -308,8 +310,11 @@ impl Logs {
         let Some(committed) = self.committed.get(&shard) else { return Ok(()) };
         let copy = self.copies.entry((Stage::Issued, shard, node)).or_default();
         for (index, mark) in committed.range(copy.first..) {
-            // A leader of an older term may be late to act; it need not know later entries.
-            if mark.term <= term && !copy.covers(*index, *mark) {
+            // A leader of an older term may be late to act (it stood still between its election and
+            // its first word); what was committed in later terms it need not know, not even where
+            // the entry itself is older.
+            let committed_in = self.committed_in.get(&(shard, *index)).copied();
+            if committed_in.is_none_or(|t| t <= term) && !copy.covers(*index, *mark) {
                 let what = format!(
                     "shard {shard} term {term}: leader {node} lacks committed entry {index} of \
                     term {}",
@@ -341,6 +346,7 @@ impl Logs {
                 if let Some(copy) = copy.filter(|copy| i < copy.first) {
                     if let Some(mark) = copy.cut.get(&i).copied() {
                         self.committed.entry(shard).or_default().insert(i, mark);
+                        self.committed_in.insert((shard, i), term);
                     }
                     continue;
                 }
@@ -350,6 +356,7 @@ impl Logs {
                 return Err(Violation::new("commit rule", what));
             };
             self.check_quorum(node, shard, i, mark)?;
+            self.committed_in.insert((shard, i), term);
             self.committed.entry(shard).or_default().insert(i, mark);
         }
         Ok(())
