@@ -38,8 +38,6 @@ pub enum Mistake {
     SnapshotEndForgotten,
     /// A replica that lost the count of its log's lives is not told it.
     LivesNotTold,
-    /// Whoever ordered a replica away is told that it went before the log's news of it is durable.
-    RetiredUnlogged,
     /// What a dropped keyspace held goes at once, before gravestones are durable.
     DroppedAtOnce,
     /// Founders don't remember with whom they founded their group.
@@ -48,7 +46,7 @@ pub enum Mistake {
 
 impl Mistake {
     /// Every mistake.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 17] = [
         Self::AcknowledgedUnsynced,
         Self::AnsweredUnapplied,
         Self::ReadUnapplied,
@@ -64,7 +62,6 @@ impl Mistake {
         Self::CatalogHeardRebuilding,
         Self::SnapshotEndForgotten,
         Self::LivesNotTold,
-        Self::RetiredUnlogged,
         Self::DroppedAtOnce,
         Self::FoundingForgotten,
     ];

@@ -19,7 +19,7 @@
 
 use std::collections::BTreeMap;
 
-use atoll_base::{Code, Epoch, Failure, LogIndex, ShardId, Ticket, planted};
+use atoll_base::{Code, Epoch, Failure, LogIndex, ShardId, Ticket};
 use atoll_coord::{AnswerBody, Descriptor};
 use atoll_machine::{KeyRange, SnapshotWriter};
 use atoll_storage::WriteBatch;
@@ -225,8 +225,7 @@ impl Lane {
                     true
                 }
             };
-            let is_logged = retiring.logged <= self.retirements.durable;
-            if done && (is_logged || planted!(RetiredUnlogged)) {
+            if done && retiring.logged <= self.retirements.durable {
                 self.end_retirement(shard);
             }
         }

@@ -132,11 +132,6 @@ fn lives_of_a_log_that_are_not_told_are_caught() {
 }
 
 #[test]
-fn retiring_before_the_log_knows_is_caught() {
-    is_caught_by_script("retired_and_power_lost.txt", Mistake::RetiredUnlogged, &["liveness"]);
-}
-
-#[test]
 fn keyspaces_that_go_at_once_are_caught() {
     let checkers = ["log cut", "state machine safety", "assertions", "machine invariants"];
     let script = "keyspace_dropped_and_power_lost.txt";
