@@ -30,6 +30,7 @@ pub mod plant;
 pub mod queue;
 pub mod run;
 pub mod script;
+pub mod shape;
 mod shell;
 pub mod trace;
 pub mod value;

@@ -17,8 +17,8 @@ use atoll_replica::{PeerBody, PeerMessage};
 use atoll_storage::{LogHardState, LogRecord};
 use bytes::Bytes;
 
-use crate::options::Shape;
 use crate::plant::Plant;
+use crate::shape::Shape;
 use crate::value::shard_start;
 
 /// Settings and the planted bug.

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::record::Pair;
 use crate::check::bank::Bank;
 use crate::history::{Call, KeyNumber, OperationNumber, Stamp, Value};
-use crate::options::Shape;
+use crate::shape::Shape;
 use crate::value::{ACCOUNTS_FROM, COUNTERS_FROM, encode_key, encode_value, shard_start};
 
 /// Money of one account at the start.

@@ -1,10 +1,10 @@
 //! Named scripts: runs whose shape, faults and changes of members are written down.
 //!
-//! A seed names a run of the generators of its day; when they change, what it once found is another
-//! run. So what a failing seed turned out to be about is kept as a script: it fixes what matters and
-//! leaves the rest to seeds, of which it is run with several. It also names the rare branches
-//! (`reached!` marks) that its runs must come to, so that a script which no longer does what it was
-//! written for fails.
+//! A seed names a run of the generators of its day; when they change, what it once found is
+//! another run. So what a failing seed turned out to be about is kept as a script: it fixes what
+//! matters and leaves the rest to seeds, of which it is run with several. It also names the rare
+//! branches (`reached!` marks) that its runs must come to, so that a script which no longer does
+//! what it was written for fails.
 //!
 //! ```text
 //! # Lines that begin so are comments.
@@ -18,14 +18,15 @@
 //! reach a snapshot was installed
 //! ```
 //!
-//! | statement | means |
-//! |---|---|
-//! | `set NAME NUMBER` | one of [`SETTINGS`]; `nodes`, `shards` and `duration-ms` must be set |
-//! | `network calm` | no loss, no repetition, short delays |
-//! | `operator random` | the operator does what the seed says, as in a run without a script |
-//! | `operator T add node N to shard S [as witness]`, `promote node N in shard S`, `remove node N from shard S`, `prefer node N in shard S`, `create`, `drop` | from T on, each after the one before it; `create` and `drop` are about a keyspace of its own |
-//! | `at T [on MOMENT [after T] [within T]] FAULT for T` | a fault and how long it lasts; a moment is `vote`, `lead`, `announce`, `install`, `change`, `removal` or `boot` |
-//! | `reach MARK` | at least one of the runs takes this branch |
+//! * `set NAME NUMBER`: one of [`SETTINGS`]; `nodes`, `shards` and `duration-ms` must be set.
+//! * `network calm`: no loss, no repetition, short delays.
+//! * `operator random`: the operator does what the seed says, as in a run without a script.
+//! * `operator T CHANGE`: from T on, and after the change before it. A change is `add node N to
+//!   shard S [as witness]`, `promote node N in shard S`, `remove node N from shard S`, `prefer node
+//!   N in shard S`, or `create` and `drop`, of a keyspace of its own.
+//! * `at T [on MOMENT [after T] [within T]] FAULT for T`: a fault and how long it lasts. A moment
+//!   is `vote`, `lead`, `announce`, `install`, `change`, `removal` or `boot`.
+//! * `reach MARK`: at least one of the runs takes this branch.
 //!
 //! Faults: `crash WHO [losing bit\|stretch]`, `rot WHO`, `blackout`, `pause WHO`, `isolate WHO`,
 //! `mute WHO`, `deafen WHO`, `stall WHO by T`, `slow WHO by T`, `fill WHO`, `fail-sync WHO`,
@@ -43,7 +44,7 @@ use atoll_raft::Role;
 
 use crate::faults::Planned;
 use crate::network::NetworkProfile;
-use crate::options::Shape;
+use crate::shape::Shape;
 
 /// What lanes are set to.
 type LaneSettings = (RaftSettings, Limits, Upkeep);

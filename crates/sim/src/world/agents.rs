@@ -11,8 +11,8 @@ use crate::client::operator::Operator;
 use crate::client::watcher::SimWatcher;
 use crate::client::{Around, Client};
 use crate::fabric::Token;
-use crate::options::Shape;
 use crate::script::Operating;
+use crate::shape::Shape;
 use crate::value::KEYS_END;
 
 /// All agents, in the order of their numbers.

@@ -38,9 +38,10 @@ use crate::faults::{FaultKind, Scale, Schedule};
 use crate::history::{Call, OperationNumber};
 use crate::moment::Moment;
 use crate::network::{Network, NetworkCounts, Place};
-use crate::options::{Options, Shape, lane_settings};
+use crate::options::Options;
 use crate::queue::Due;
 use crate::script::Operating;
+use crate::shape::{Shape, lane_settings};
 use crate::shell::Shell;
 use crate::trace::Trace;
 use agents::Agents;
@@ -113,7 +114,7 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(options: &Options) -> Self {
         let mut rng = Rng::new(options.seed);
-        let mut shape = Shape::random(&mut rng, options);
+        let mut shape = Shape::random(&mut rng, options.nodes, options.duration);
         let mut settings = lane_settings(&mut rng, options.seed);
         let script = options.script.as_deref();
         if let Some(script) = script {

@@ -21,7 +21,7 @@ use super::observer::Observer;
 use crate::clock::NodeClock;
 use crate::fabric::{Event, Fabric, Life, Packet};
 use crate::network::Place;
-use crate::options::lane_config;
+use crate::shape::lane_config;
 use crate::shell::Shell;
 
 /// How often nodes tell each other that they live.
