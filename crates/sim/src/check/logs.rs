@@ -28,6 +28,8 @@ struct Copy {
     /// What stood here and was cut away, so was committed: a leader that counts alone cuts entries
     /// before any message says that they are.
     cut: BTreeMap<LogIndex, Mark>,
+    /// Where it began anew after a snapshot, in this life of its node.
+    begun: Option<LogIndex>,
 }
 
 impl Copy {
@@ -44,7 +46,10 @@ impl Copy {
                 let kept = self.entries.split_off(&first);
                 self.cut.extend(std::mem::replace(&mut self.entries, kept));
             }
-            Kept::Nothing => self.entries.clear(),
+            Kept::Nothing => {
+                self.entries.clear();
+                self.begun = Some(first);
+            }
         }
         self.first = first;
     }
@@ -222,8 +227,14 @@ impl Logs {
         entries: &[Entry],
     ) -> Result<(), Violation> {
         let entries = entries.iter().map(|e| (e.index, self.mark(shard, e))).collect();
-        let now = Copy { first, entries, cut: BTreeMap::new() };
+        let now = Copy { first, entries, ..Copy::default() };
+        let issued = self.copies.get(&(Stage::Issued, shard, node)).and_then(|copy| copy.begun);
         let before = self.restart(node, shard, now.clone());
+        if issued == Some(first) && before.begun != issued {
+            // The start that follows a snapshot survived without being acknowledged: it took the
+            // place of all that was there.
+            return Ok(());
+        }
         for (index, mark) in before.entries {
             // A suffix may legally have been replaced by a write that survived without being
             // acknowledged; its entries then have a higher term.
@@ -275,7 +286,7 @@ impl Logs {
     /// `node` came back knowing that its log of `shard` was damaged: this is what it still has.
     pub fn damaged(&mut self, node: NodeId, shard: ShardId, first: LogIndex, entries: &[Entry]) {
         let entries = entries.iter().map(|e| (e.index, self.mark(shard, e))).collect();
-        let before = self.restart(node, shard, Copy { first, entries, cut: BTreeMap::new() });
+        let before = self.restart(node, shard, Copy { first, entries, ..Copy::default() });
         let lost = self.lost.entry((shard, node)).or_default();
         lost.entries.extend(before.entries);
     }

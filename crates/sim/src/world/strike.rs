@@ -139,6 +139,8 @@ impl World {
             Fault::DiskFull { target, short_writes } => {
                 let node = self.resolve(target);
                 let it = &self.nodes[index(node)];
+                // It may be full already.
+                it.disk.limit_capacity(u64::MAX);
                 let used = u64::MAX - it.disk.free_bytes(&log_dir()).unwrap_or(0);
                 it.disk.limit_capacity(used + ROOM_BYTES);
                 it.disk.cut_writes_short(short_writes);

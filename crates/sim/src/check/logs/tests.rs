@@ -112,6 +112,31 @@ fn a_durable_entry_that_recovery_lost_is_caught() {
 }
 
 #[test]
+fn a_start_after_a_snapshot_may_survive_unacknowledged() {
+    let mut logs = three();
+    for (index, payload) in [(1, "a"), (2, "b"), (3, "c")] {
+        put(&mut logs, 1, &entry(index, 1, payload)).unwrap();
+    }
+    logs.start(Stage::Issued, NodeId(1), S, LogIndex(3), Kept::Nothing);
+    logs.recovered(NodeId(1), S, LogIndex(3), &[]).expect("the start survived");
+    // Once only: what is written after it is held to.
+    put(&mut logs, 1, &entry(3, 1, "c")).unwrap();
+    assert_eq!(name(logs.recovered(NodeId(1), S, LogIndex(3), &[])), "log durability");
+}
+
+#[test]
+fn a_late_leader_need_not_have_what_its_successor_committed() {
+    let mut logs = three();
+    for node in [2, 3] {
+        put(&mut logs, node, &entry(1, 1, "a")).unwrap();
+    }
+    logs.led(NodeId(2), S, Term(3)).unwrap();
+    logs.committed(NodeId(2), S, Term(3), LogIndex(1)).unwrap();
+    logs.led(NodeId(1), S, Term(2)).expect("it was elected before, and speaks late");
+    assert_eq!(name(logs.led(NodeId(1), S, Term(4))), "leader completeness");
+}
+
+#[test]
 fn a_copy_that_damage_took_counts_until_a_snapshot_replaces_it() {
     let mut logs = three();
     for node in [1, 2] {
