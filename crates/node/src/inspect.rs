@@ -2,6 +2,7 @@
 
 use atoll_base::{LogIndex, Revision, ShardId};
 use atoll_coord::ReplicaStatus;
+use atoll_raft::Counters;
 
 use crate::lane::Lane;
 use crate::replica::Condition;
@@ -12,6 +13,17 @@ impl Lane {
     pub fn statuses(&self) -> Vec<ReplicaStatus> {
         let node = self.turn.config.node;
         self.replicas.values().map(|replica| replica.status(node)).collect()
+    }
+
+    /// What the cores of this lane's replicas counted since the lane opened, those that are gone
+    /// included. Looks at every replica.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        let mut sum = self.counted;
+        for replica in self.replicas.values() {
+            sum += replica.group.core().counters();
+        }
+        sum
     }
 
     /// Every replica's shard and applied index, and whether it is sound: not quarantined.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use atoll_base::planted;
 use atoll_base::{Code, Failure, LogIndex, NodeId, ShardId, Ticket, Time, Timestamp};
 use atoll_coord::{Request, RequestBody};
+use atoll_raft::Counters;
 use atoll_replica::{CoreWrite, PeerBody, PeerMessage};
 use atoll_storage::{Engine, LogReaderHandle, LogRecord, RecoveredShard, WrittenEntry};
 
@@ -41,6 +42,8 @@ pub struct Lane {
     pub(crate) founders: Founders,
     /// While the lane opens: what the log lost and may have held all of a shard.
     pub(crate) lost: Option<String>,
+    /// What the cores of replicas that are gone had counted.
+    pub(crate) counted: Counters,
     touched: Vec<ShardId>,
     /// The replicas of the turn under way.
     turning: Vec<ShardId>,
@@ -71,6 +74,7 @@ impl Lane {
             drops: Drops::default(),
             founders: Founders::default(),
             lost: None,
+            counted: Counters::default(),
             touched: Vec::new(),
             turning: Vec::new(),
             timers: BTreeSet::new(),
@@ -349,6 +353,7 @@ impl Lane {
     pub(crate) fn take_out(&mut self, shard: ShardId, why: &str) {
         let Some(mut replica) = self.replicas.remove(&shard) else { return };
         replica.abandon(why.to_owned(), &mut self.turn);
+        self.counted += replica.group.core().counters();
         if let Some(at) = replica.timer {
             self.timers.remove(&(at, shard));
         }

@@ -13,6 +13,7 @@ use atoll_transport::link::{Links, PeerSink};
 
 use super::catalog::CatalogView;
 use super::clock::Clock;
+use super::counts::RaftCounts;
 use super::lanes::Lanes;
 use super::metrics::Metrics;
 use super::origins::{Attached, Origins};
@@ -36,6 +37,7 @@ pub(crate) struct Hub {
     pub(crate) catalog: CatalogView,
     pub(crate) pressure: Pressure,
     pub(crate) metrics: Metrics,
+    pub(crate) raft_counts: RaftCounts,
     pub(super) stopping: AtomicBool,
     /// This node does not know yet whether it may take part.
     pub(super) probation: tokio::sync::watch::Sender<bool>,

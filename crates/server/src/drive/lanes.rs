@@ -113,6 +113,11 @@ impl Lanes {
         self.tell_all(|| Input::OriginGone(origin));
     }
 
+    /// Wakes every lane, so that it looks at what it is asked besides inputs.
+    pub(crate) fn nudge(&self) {
+        self.boxes.iter().for_each(Mailbox::nudge);
+    }
+
     /// Refuses what comes from now on; lanes end after what waits.
     pub(crate) fn close(&self) {
         self.boxes.iter().for_each(Mailbox::close);

@@ -22,6 +22,7 @@ struct State<T> {
     /// When the oldest of `items` came.
     since: Option<Instant>,
     is_asleep: bool,
+    is_nudged: bool,
     is_closed: bool,
 }
 
@@ -53,6 +54,8 @@ pub(crate) enum Refused {
 pub(crate) enum Taken {
     /// Items, the first of which waited for so long.
     Items(Duration),
+    /// Nothing waits, but somebody wants the taker awake.
+    Nudged,
     /// Nothing came in time.
     TimedOut,
     /// Nothing waits and nothing will come.
@@ -62,8 +65,14 @@ pub(crate) enum Taken {
 impl<T> Mailbox<T> {
     /// A queue that refuses optional items beyond `weight_max`.
     pub(crate) fn new(weight_max: usize) -> Self {
-        let state =
-            State { items: Vec::new(), weight: 0, since: None, is_asleep: false, is_closed: false };
+        let state = State {
+            items: Vec::new(),
+            weight: 0,
+            since: None,
+            is_asleep: false,
+            is_nudged: false,
+            is_closed: false,
+        };
         Self { state: Mutex::new(state), wake: Condvar::new(), weight_max }
     }
 
@@ -88,6 +97,17 @@ impl<T> Mailbox<T> {
                 self.add(state, item, weight);
                 Ok(())
             }
+        }
+    }
+
+    /// Makes the taker return from `take`, now or the next time, with nothing if nothing waits.
+    pub(crate) fn nudge(&self) {
+        let mut state = self.lock();
+        state.is_nudged = true;
+        let wake = std::mem::take(&mut state.is_asleep);
+        drop(state);
+        if wake {
+            self.wake.notify_one();
         }
     }
 
@@ -126,6 +146,7 @@ impl<T> Mailbox<T> {
         let end = timeout.map(|t| Instant::now() + t);
         let mut state = self.lock();
         loop {
+            let is_nudged = std::mem::take(&mut state.is_nudged);
             if !state.items.is_empty() {
                 std::mem::swap(&mut state.items, out);
                 state.weight = 0;
@@ -134,6 +155,9 @@ impl<T> Mailbox<T> {
             }
             if state.is_closed {
                 return Taken::Closed;
+            }
+            if is_nudged {
+                return Taken::Nudged;
             }
             state.is_asleep = true;
             state = match end {
@@ -187,6 +211,30 @@ mod tests {
         assert!(matches!(mailbox.take(&mut out, None), Taken::Items(_)));
         assert_eq!(out, [5]);
         out.clear();
+        assert_eq!(mailbox.take(&mut out, None), Taken::Closed);
+    }
+
+    #[test]
+    fn a_nudge_wakes_the_taker_once_and_hides_nothing() {
+        let mailbox = Arc::new(Mailbox::new(1));
+        let mut out = Vec::new();
+        mailbox.nudge();
+        mailbox.nudge();
+        assert_eq!(mailbox.take(&mut out, None), Taken::Nudged);
+        assert_eq!(mailbox.take(&mut out, Some(Duration::ZERO)), Taken::TimedOut);
+        mailbox.nudge();
+        mailbox.push(1);
+        assert!(matches!(mailbox.take(&mut out, None), Taken::Items(_)));
+        out.clear();
+        assert_eq!(mailbox.take(&mut out, Some(Duration::ZERO)), Taken::TimedOut);
+        let taker = std::thread::spawn({
+            let mailbox = mailbox.clone();
+            move || mailbox.take(&mut Vec::new(), None)
+        });
+        mailbox.nudge();
+        assert_eq!(taker.join().unwrap(), Taken::Nudged);
+        mailbox.close();
+        mailbox.nudge();
         assert_eq!(mailbox.take(&mut out, None), Taken::Closed);
     }
 

@@ -58,6 +58,7 @@
 
 mod catalog;
 mod clock;
+mod counts;
 mod found;
 mod guarded;
 mod hub;
@@ -76,6 +77,7 @@ mod timed_disk;
 mod work;
 
 pub(crate) use catalog::Readiness;
+pub(crate) use counts::described;
 pub(crate) use hub::{Caller, Hub};
 pub(crate) use metrics::observe;
 pub(crate) use node::{Node, StartError};

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 
 use super::catalog::CatalogView;
 use super::clock::Clock;
+use super::counts::RaftCounts;
 use super::found::found;
 use super::guarded::{GuardedEngine, Peers};
 use super::hub::{Caller, Hub, PeerInbox};
@@ -298,6 +299,7 @@ fn hub(
         catalog: CatalogView::new(config.node_id),
         pressure: Pressure::default(),
         metrics,
+        raft_counts: RaftCounts::new(count),
         stopping: AtomicBool::new(false),
         probation: watch::Sender::new(false),
         verdict: watch::Sender::new(None),

@@ -126,6 +126,7 @@ async fn ready(State(site): State<Arc<Site>>) -> Response {
 
 async fn metrics(State(site): State<Arc<Site>>) -> Response {
     let mut text = String::new();
+    site.hub.raft_counts.gather(&site.hub.lanes).await;
     if let Err(error) = prometheus_client::encoding::text::encode(&mut text, &site.registry) {
         return (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response();
     }

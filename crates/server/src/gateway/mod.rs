@@ -27,7 +27,7 @@ use tokio::task::JoinHandle;
 
 pub(crate) use self::flight::Flight;
 use crate::config::NodeConfig;
-use crate::drive::Hub;
+use crate::drive::{Hub, described};
 
 /// What this build calls itself.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -117,7 +117,8 @@ impl Collector for HubCollector {
             ("link_unreadable", "Messages of peers that can't be read", link.unreadable),
             ("link_connects", "Connections opened to peers", link.connects),
         ];
-        for (name, help, value) in counters {
+        let raft = described(&hub.raft_counts.sum());
+        for (name, help, value) in counters.into_iter().chain(raft) {
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(
                 name,

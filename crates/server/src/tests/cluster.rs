@@ -141,6 +141,53 @@ async fn a_put_moves_the_histogram_of_every_stage() {
     cluster.stop_all().await;
 }
 
+/// The value of a metric without labels.
+async fn value(address: &str, name: &str) -> u64 {
+    let text = get(address, "/metrics").await;
+    let line = text.lines().find_map(|l| l.strip_prefix(&format!("{name} ")));
+    line.unwrap_or_else(|| panic!("{name} is missing: {text}")).trim().parse().unwrap()
+}
+
+/// Waits until a metric satisfies `wanted`.
+async fn value_until(address: &str, name: &str, wanted: impl Fn(u64) -> bool) {
+    let found = async { while !wanted(value(address, name).await) {} };
+    let found = tokio::time::timeout(Duration::from_secs(60), found).await;
+    assert!(found.is_ok(), "{name} is {}", value(address, name).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn elections_are_counted_and_stay_counted_when_their_shards_are_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::start(1, folder.path()).await;
+    let client = cluster.client().await;
+    let address = &cluster.configs[0].http_listen.clone();
+    let (leading, won) = ("atoll_leading", "atoll_raft_terms_led_total");
+    client.keyspace("default").put("k", "v").await.unwrap();
+    value_until(address, leading, |n| n == 2).await;
+    let before = value(address, won).await;
+    assert!(before >= 2, "two shards are led, {before} elections were won");
+    let spec = KeyspaceSpec { shards: Some(5), ..KeyspaceSpec::new("many") };
+    client.create_keyspace(&spec).await.unwrap();
+    value_until(address, leading, |n| n == 7).await;
+    let after = value(address, won).await;
+    assert!(after >= before + 5, "five more shards are led: {before} elections, then {after}");
+    client.drop_keyspace("many").await.unwrap();
+    value_until(address, leading, |n| n == 2).await;
+    let last = value(address, won).await;
+    assert!(last >= after, "{won} went back from {after} to {last}");
+    let text = get(address, "/metrics").await;
+    for line in [
+        "# HELP atoll_raft_terms_led Elections won",
+        "# TYPE atoll_raft_terms_led counter",
+        "# TYPE atoll_raft_damaged counter",
+        "atoll_raft_damaged_total 0",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line}: {text}");
+    }
+    drop(client);
+    cluster.stop_all().await;
+}
+
 async fn get(address: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");

@@ -26,9 +26,14 @@ fn run(mut lane: Lane, id: LaneId, hub: &Hub) {
     let mut output = Output::default();
     loop {
         let timeout = lane.next_deadline().map(|at| hub.clock.until(at));
-        match mailbox.take(&mut inputs, timeout) {
+        let taken = mailbox.take(&mut inputs, timeout);
+        if hub.raft_counts.is_asked(id) {
+            hub.raft_counts.tell(id, lane.counters());
+        }
+        match taken {
             Taken::Items(waited) => observe(&hub.metrics.queue, waited),
             Taken::TimedOut => {}
+            Taken::Nudged => continue,
             Taken::Closed => return,
         }
         let began = Instant::now();

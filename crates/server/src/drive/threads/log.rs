@@ -65,7 +65,7 @@ impl LogThread {
                     observe(&hub.metrics.log_wait, waited);
                     self.commit(&mut jobs);
                 }
-                Taken::TimedOut => self.maintain(),
+                Taken::TimedOut | Taken::Nudged => self.maintain(),
                 Taken::Closed => return,
             }
         }

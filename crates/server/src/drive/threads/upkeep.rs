@@ -40,7 +40,7 @@ impl Upkeep {
             }
             match hub.upkeep.mailbox.take(&mut jobs, Some(LOOK_EVERY)) {
                 Taken::Items(_) => self.work(&mut jobs),
-                Taken::TimedOut => {}
+                Taken::TimedOut | Taken::Nudged => {}
                 Taken::Closed => break,
             }
         }
