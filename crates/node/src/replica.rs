@@ -22,6 +22,7 @@ use crate::reads::Reads;
 use crate::records;
 use crate::turn::Turn;
 use crate::watches::Watches;
+use crate::witness::is_blank;
 use crate::writes::{Writes, hold_replies};
 
 /// How often deadlines of waiting calls are looked at.
@@ -262,6 +263,9 @@ impl Replica {
         }
         if is_witness {
             self.witness_entries(&entries, turn);
+        } else if let Some(blank) = entries.iter().find(|entry| is_blank(entry)) {
+            self.give_up_data(blank.index, turn);
+            return false;
         } else if let Err(e) = self.apply_entries(&entries, turn) {
             self.damaged(format!("committed entries can't be applied: {e}"), turn);
             return false;

@@ -16,12 +16,17 @@
 //! * **W2** What a replica is follows from the configuration in its own log; from the description
 //!   only while it has none.
 
-use atoll_base::{Code, Entry, EntryKind, Failure, NodeId, ShardId, planted};
+use atoll_base::{Code, Entry, EntryKind, Failure, LogIndex, NodeId, ShardId, planted};
 use atoll_raft::{Membership, Role};
 
 use crate::records;
 use crate::replica::{Condition, Replica, not_leader};
 use crate::turn::Turn;
+
+/// Commands without a payload: what a witness's log holds, and no leader proposes.
+pub(crate) fn is_blank(entry: &Entry) -> bool {
+    entry.kind == EntryKind::Commands && entry.payload.is_empty()
+}
 
 impl Replica {
     /// What `node` is in `membership`, or, where that does not name it, in the description (W2).
@@ -49,6 +54,16 @@ impl Replica {
             self.watches.end_all(turn);
             self.begin_anew(reason, turn);
         }
+    }
+
+    /// A replica that holds data has to apply the entry at `index`, which has no command: it left
+    /// its group, is to be a witness of it now, and has not heard of either. It begins anew (W1).
+    pub(crate) fn give_up_data(&mut self, index: LogIndex, turn: &mut Turn) {
+        atoll_base::reached!("a holder of data was sent what witnesses are sent");
+        let reason = format!("entry {index} came without its commands, as witnesses have them");
+        tracing::warn!(shard = self.shard().0, reason, "replica begins anew");
+        self.watches.end_all(turn);
+        self.begin_anew(reason, turn);
     }
 
     /// Why what this replica holds does not fit its role, if so.

@@ -25,6 +25,7 @@ pub const ALL: &[&str] = &[
     "a group went quiet",
     "a hard state was written again to let a segment go",
     "a holder asked again and got its token",
+    "a holder of data was sent what witnesses are sent",
     "a joint configuration was left",
     "a keep-alive came after the expiry was proposed",
     "a leader gave up being preferred before it left",

@@ -62,5 +62,6 @@ scripts! {
     power_lost_between_snapshot_and_log,
     retired_and_power_lost,
     snapshot_outlives_its_sender,
+    taken_out_and_in_again_as_a_witness,
     votes_and_power_loss,
 }

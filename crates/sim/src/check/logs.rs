@@ -13,7 +13,7 @@ use atoll_raft::{Membership, quorum};
 use super::Violation;
 
 /// An entry's term and a hash of all its bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 struct Mark {
     term: Term,
     hash: u64,
@@ -30,10 +30,15 @@ struct Copy {
     cut: BTreeMap<LogIndex, Mark>,
     /// Where it began anew after a snapshot, in this life of its node.
     begun: Option<LogIndex>,
+    /// What was written in the place of something else, in this life of its node.
+    replacing: BTreeSet<(LogIndex, Mark)>,
 }
 
 impl Copy {
     fn append(&mut self, index: LogIndex, mark: Mark) {
+        if self.entries.get(&index).is_some_and(|old| *old != mark) {
+            self.replacing.insert((index, mark));
+        }
         if self.entries.last_key_value().is_some_and(|(last, _)| *last >= index) {
             self.entries.split_off(&index);
         }
@@ -228,21 +233,22 @@ impl Logs {
     ) -> Result<(), Violation> {
         let entries = entries.iter().map(|e| (e.index, self.mark(shard, e))).collect();
         let now = Copy { first, entries, ..Copy::default() };
-        let issued = self.copies.get(&(Stage::Issued, shard, node)).and_then(|copy| copy.begun);
+        let issued = self.copies.get(&(Stage::Issued, shard, node)).cloned().unwrap_or_default();
         let before = self.restart(node, shard, now.clone());
-        if issued == Some(first) && before.begun != issued {
+        if issued.begun == Some(first) && before.begun != issued.begun {
             // The start that follows a snapshot survived without being acknowledged: it took the
             // place of all that was there.
             return Ok(());
         }
-        for (index, mark) in before.entries {
-            // A suffix may legally have been replaced by a write that survived without being
-            // acknowledged; its entries then have a higher term.
+        // A suffix may have been replaced by a write that survived without being acknowledged.
+        let replaced = now.entries.iter().find(|(index, mark)| {
+            before.entries.get(index).is_some_and(|old| old != *mark)
+                && issued.replacing.contains(&(**index, **mark))
+        });
+        let held = replaced.map_or(LogIndex(u64::MAX), |(index, _)| *index);
+        for (index, mark) in before.entries.range(first..held).map(|(i, m)| (*i, *m)) {
             let found = now.entries.get(&index);
-            let kept = index < first
-                || found.is_some_and(|m| *m == mark || m.term > mark.term)
-                || now.entries.range(..index).next_back().is_some_and(|(_, m)| m.term > mark.term);
-            if !kept {
+            if found != Some(&mark) {
                 let what = format!(
                     "shard {shard} node {node}: durable entry {index} of term {} came back as {:?}",
                     mark.term,

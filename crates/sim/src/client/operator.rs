@@ -24,7 +24,7 @@ use super::Around;
 use super::desk::{Desk, Fate};
 use super::pursuit::{End, Pursuit};
 use crate::fabric::Token;
-use crate::script::{Change, Operating};
+use crate::script::{Change, Operating, Script};
 
 /// Time given to one step.
 const STEP: Duration = Duration::from_secs(4);
@@ -92,6 +92,8 @@ pub(crate) struct Operator {
     hurry: Option<ShardId>,
     /// The changes that a script lists, in their order; none without a list.
     pub(super) listed: Option<VecDeque<(Time, Change)>>,
+    /// Nobody is ordered away before the end.
+    is_late: bool,
     /// Shards dropped for good.
     pub(crate) dropped: Vec<ShardId>,
     /// Steps that were made.
@@ -100,7 +102,9 @@ pub(crate) struct Operator {
 }
 
 impl Operator {
-    pub(crate) fn new(number: u32, operating: &Operating, mut rng: Rng) -> Self {
+    pub(crate) fn new(number: u32, script: Option<&Script>, mut rng: Rng) -> Self {
+        let random = Operating::Random;
+        let operating = script.map_or(&random, |script| &script.operating);
         let listed = match operating {
             Operating::Listed(changes) => Some(changes.iter().copied().collect()),
             Operating::Absent | Operating::Random => None,
@@ -114,6 +118,7 @@ impl Operator {
             unsettled: BTreeMap::new(),
             hurry: None,
             listed,
+            is_late: script.is_some_and(|script| script.is_late),
             dropped: Vec::new(),
             steps: 0,
             is_closing: false,
@@ -197,7 +202,9 @@ impl Operator {
             return self.ask(Step::Found, Self::pursuit(ShardId::SYSTEM, body, around), around);
         }
         let owed = self.owed.values().next().copied();
-        if let Some(order) = owed.filter(|_| self.is_closing || self.rng.chance(1, 2)) {
+        if let Some(order) =
+            owed.filter(|_| self.is_closing || !self.is_late && self.rng.chance(1, 2))
+        {
             return self.retire(order, around);
         }
         let stale = self.rng.pick(&self.given).copied();
@@ -328,7 +335,7 @@ impl Operator {
             first = first.or(Some(order));
         }
         // Else it is taken in again, perhaps, before it is ordered away.
-        if let Some(order) = first.filter(|_| self.rng.chance(2, 3)) {
+        if let Some(order) = first.filter(|_| !self.is_late && self.rng.chance(2, 3)) {
             self.retire(order, around);
         }
     }

@@ -24,6 +24,7 @@
 //! * `operator T CHANGE`: from T on, and after the change before it. A change is `add node N to
 //!   shard S [as witness]`, `promote node N in shard S`, `remove node N from shard S`, `prefer node
 //!   N in shard S`, or `create` and `drop`, of a keyspace of its own.
+//! * `operator late`: it orders nobody away before the end.
 //! * `at T [on MOMENT [after T] [within T]] FAULT for T`: a fault and how long it lasts. A moment
 //!   is `vote`, `lead`, `announce`, `install`, `change`, `removal` or `boot`.
 //! * `reach MARK`: at least one of the runs takes this branch.
@@ -118,6 +119,8 @@ pub struct Script {
     network: Option<NetworkProfile>,
     pub(crate) faults: Vec<Planned>,
     pub(crate) operating: Operating,
+    /// The operator orders nobody away before the end.
+    pub(crate) is_late: bool,
     /// Branches that the runs of this script must come to.
     pub reach: Vec<String>,
 }

@@ -128,9 +128,13 @@ fn setting(script: &mut Script, words: &mut Words<'_>) -> Read<()> {
 }
 
 fn operator(script: &mut Script, words: &mut Words<'_>) -> Read<()> {
-    let first = words.next("`random` or a time")?;
+    let first = words.next("`random`, `late` or a time")?;
     if first == "random" {
         script.operating = Operating::Random;
+        return Ok(());
+    }
+    if first == "late" {
+        script.is_late = true;
         return Ok(());
     }
     let at = words.size()?.time(first)?;

@@ -11,7 +11,7 @@ use crate::client::operator::Operator;
 use crate::client::watcher::SimWatcher;
 use crate::client::{Around, Client};
 use crate::fabric::Token;
-use crate::script::Operating;
+use crate::script::Script;
 use crate::shape::Shape;
 use crate::value::KEYS_END;
 
@@ -29,7 +29,7 @@ impl Agents {
     pub(super) fn new(
         shape: &Shape,
         shards: &[ShardId],
-        operating: &Operating,
+        script: Option<&Script>,
         rng: &mut Rng,
     ) -> Self {
         let mut numbers = 0_u32..;
@@ -57,7 +57,7 @@ impl Agents {
         let holders = (0..shape.holders)
             .map(|n| Holder::new(number(), homes[n % homes.len()], locks, rng.fork()))
             .collect();
-        let operator = shape.changes.then(|| Operator::new(number(), operating, rng.fork()));
+        let operator = shape.changes.then(|| Operator::new(number(), script, rng.fork()));
         Self { clients, closers, watchers, holders, operator }
     }
 

@@ -40,7 +40,6 @@ use crate::moment::Moment;
 use crate::network::{Network, NetworkCounts, Place};
 use crate::options::Options;
 use crate::queue::Due;
-use crate::script::Operating;
 use crate::shape::{Shape, lane_settings};
 use crate::shell::Shell;
 use crate::trace::Trace;
@@ -126,7 +125,6 @@ impl World {
             Some(script) => Schedule { faults: script.faults.clone() },
             None => Schedule::random(&mut rng, scale, &options.faults),
         };
-        let operating = script.map_or(Operating::Random, |script| script.operating.clone());
         let spoils = |kind| matches!(kind, FaultKind::BitFlip | FaultKind::LostStretch);
         shape.spoils = schedule.faults.iter().any(|planned| spoils(planned.kind));
         let network = Network::new(rng.fork(), shape.network);
@@ -144,7 +142,7 @@ impl World {
         let healed = Time::ZERO.after(shape.duration);
         let shell = Shell::new(shape, settings, options.plant, rng.fork());
         let shards = shell.user_shards();
-        let agents = Agents::new(&shell.shape, &shards, &operating, &mut rng);
+        let agents = Agents::new(&shell.shape, &shards, script, &mut rng);
         let mut world = Self {
             fabric,
             nodes,

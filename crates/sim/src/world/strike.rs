@@ -138,12 +138,7 @@ impl World {
             }
             Fault::DiskFull { target, short_writes } => {
                 let node = self.resolve(target);
-                let it = &self.nodes[index(node)];
-                // It may be full already.
-                it.disk.limit_capacity(u64::MAX);
-                let used = u64::MAX - it.disk.free_bytes(&log_dir()).unwrap_or(0);
-                it.disk.limit_capacity(used + ROOM_BYTES);
-                it.disk.cut_writes_short(short_writes);
+                self.fill_disk(node, short_writes);
             }
             Fault::SyncFails { target } => {
                 let node = self.resolve(target);
@@ -152,6 +147,15 @@ impl World {
             Fault::Transfer { shard, to } => self.hand_over(shard, to),
         }
         self.fabric.queue.at(until, Event::Mend(i));
+    }
+
+    fn fill_disk(&self, node: NodeId, short_writes: u64) {
+        let disk = &self.nodes[index(node)].disk;
+        // It may be full already.
+        disk.limit_capacity(u64::MAX);
+        let used = u64::MAX - disk.free_bytes(&log_dir()).unwrap_or(0);
+        disk.limit_capacity(used + ROOM_BYTES);
+        disk.cut_writes_short(short_writes);
     }
 
     /// Ends a fault. Network faults all end together: overlapping cuts would be hard to follow.

@@ -125,6 +125,23 @@ fn a_start_after_a_snapshot_may_survive_unacknowledged() {
 }
 
 #[test]
+fn an_unacknowledged_suffix_of_an_earlier_term_may_survive() {
+    let mut logs = three();
+    put(&mut logs, 1, &entry(1, 1, "a")).unwrap();
+    for index in [2, 3] {
+        put(&mut logs, 1, &entry(index, 3, "of a leader that lost")).unwrap();
+    }
+    // The next leader has an entry of term 2 there.
+    let later = [entry(1, 1, "a"), entry(2, 2, "b")];
+    logs.append(Stage::Issued, NodeId(1), S, &later[1]).unwrap();
+    let mut cut = later.clone();
+    cut[1].payload = entry(2, 2, "never written").payload;
+    logs.recovered(NodeId(1), S, LogIndex(1), &later).expect("the write survived");
+    let made_up = logs.recovered(NodeId(1), S, LogIndex(1), &cut);
+    assert_eq!(name(made_up), "log durability");
+}
+
+#[test]
 fn a_late_leader_need_not_have_what_its_successor_committed() {
     let mut logs = three();
     for node in [2, 3] {
