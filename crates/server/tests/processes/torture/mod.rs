@@ -8,7 +8,7 @@
 //! the simulator.
 //!
 //! `cargo x torture` runs it longer and prints the schedule. With `ATOLL_TORTURE_LIES=1` the disks
-//! lie about syncs, and it must fail.
+//! lie about the last syncs of the log, and it must fail.
 
 mod links;
 mod schedule;

@@ -3,7 +3,8 @@
  * UNSYNCED_JOURNAL names the journal, UNSYNCED_FOLDER the folder whose files count. When the
  * process is killed, whoever started it takes back what was not synced (unsynced.rs): that is what
  * a power failure may leave. UNSYNCED_BUFFERED=1 refuses O_DIRECT, so that the process writes
- * through the page cache and syncs. UNSYNCED_LIES=1 is a disk that says it synced and did not.
+ * through the page cache and syncs. UNSYNCED_LIES names a folder whose disk lies: a sync there makes
+ * durable only what came before the LATE-th sync back.
  *
  * A record is seven 64-bit words, {MAGIC, kind, inode, offset, length of the file before, bytes
  * that follow, records that a sync covers}, and the bytes that were at the offset. Records of a
@@ -25,15 +26,17 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { CHANGE = 1, SYNC = 2, FRESH = 3 };
+enum { CHANGE = 1, SYNC = 2, FRESH = 3, LATE = 4 };
 static const uint64_t MAGIC = 0x554e53594e434544;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int journal = -1;
 static const char *folder;
-static size_t folder_length;
-static int is_buffered, is_lying;
+static int is_buffered;
+static const char *lied_about;
 static uint64_t records;
+/* The records that the last syncs of the disk that lies should have covered. */
+static uint64_t promised[LATE], promises;
 
 static int (*real_openat)(int, const char *, int, ...);
 static ssize_t (*real_write)(int, const void *, size_t);
@@ -58,9 +61,8 @@ __attribute__((constructor)) static void begin(void) {
     const char *path = getenv("UNSYNCED_JOURNAL");
     folder = getenv("UNSYNCED_FOLDER");
     is_buffered = getenv("UNSYNCED_BUFFERED") != NULL;
-    is_lying = getenv("UNSYNCED_LIES") != NULL;
+    lied_about = getenv("UNSYNCED_LIES");
     if (path == NULL || folder == NULL) return;
-    folder_length = strlen(folder);
     journal = real_openat(AT_FDCWD, path, O_CREAT | O_WRONLY | O_APPEND | O_CLOEXEC, 0600);
     if (journal < 0) abort();
 }
@@ -85,16 +87,22 @@ static void name_of(int fd, char name[32]) {
     *end = 0;
 }
 
-/* Is this a file whose changes count? The folder's path tells. */
+/* Is this open file in the folder? */
+static int is_below(int fd, const char *above) {
+    char name[32], path[PATH_MAX];
+    name_of(fd, name);
+    size_t want = strlen(above);
+    ssize_t length = readlink(name, path, sizeof path);
+    return length > (ssize_t)want && path[want] == '/' && memcmp(path, above, want) == 0;
+}
+
+/* Is this a file whose changes count? */
 static int counts(int fd, struct stat *stat) {
     if (journal < 0 || fd < 3 || fd == journal) return 0;
     if (fstat(fd, stat) != 0 || !S_ISREG(stat->st_mode)) return 0;
     int flags = fcntl(fd, F_GETFL);
     if (flags < 0 || (flags & O_DSYNC)) return 0;
-    char name[32], path[PATH_MAX];
-    name_of(fd, name);
-    ssize_t length = readlink(name, path, sizeof path);
-    return length > (ssize_t)folder_length && memcmp(path, folder, folder_length) == 0;
+    return is_below(fd, folder);
 }
 
 /* Notes what stands at `offset`, at most `count` bytes of it. The caller holds the lock. */
@@ -183,10 +191,15 @@ static int synced(int fd, int (*sync)(int)) {
     pthread_mutex_lock(&lock);
     int is_noted = counts(fd, &stat);
     uint64_t covers = records;
+    if (is_noted && lied_about != NULL && is_below(fd, lied_about)) {
+        uint64_t *oldest = &promised[promises++ % LATE];
+        covers = *oldest;
+        *oldest = records;
+    }
     pthread_mutex_unlock(&lock);
     errno = error;
     int result = sync(fd);
-    if (result == 0 && is_noted && !is_lying) {
+    if (result == 0 && is_noted) {
         pthread_mutex_lock(&lock);
         note(SYNC, stat.st_ino, 0, 0, NULL, 0, covers);
         pthread_mutex_unlock(&lock);

@@ -53,7 +53,7 @@ impl Preload {
             all.push(("UNSYNCED_BUFFERED".to_owned(), "1".to_owned()));
         }
         if writes == Writes::Lying {
-            all.push(("UNSYNCED_LIES".to_owned(), "1".to_owned()));
+            all.push(("UNSYNCED_LIES".to_owned(), text(&data.join("log"))));
         }
         all
     }
@@ -66,7 +66,8 @@ pub(super) enum Writes {
     Direct,
     /// Through the page cache, with syncs.
     Buffered,
-    /// The same, but nothing is synced: acknowledged writes are lost with the power.
+    /// The same, but the last few syncs of the log are not done yet when they return: acknowledged
+    /// writes are lost with the power.
     Lying,
 }
 
