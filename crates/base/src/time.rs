@@ -31,6 +31,19 @@ impl Time {
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
+
+    /// The first of those deadlines that are set.
+    #[must_use]
+    pub fn earliest<const N: usize>(deadlines: [Option<Self>; N]) -> Option<Self> {
+        let mut first = None;
+        for deadline in deadlines {
+            first = match (first, deadline) {
+                (Some(a), Some(b)) => Some(Self::min(a, b)),
+                (a, b) => a.or(b),
+            };
+        }
+        first
+    }
 }
 
 impl fmt::Debug for Time {
@@ -43,3 +56,15 @@ impl fmt::Debug for Time {
 /// within a shard; for people and retention, never for correctness.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 pub struct Timestamp(pub u64);
+
+#[cfg(test)]
+mod tests {
+    use super::Time;
+
+    #[test]
+    fn the_earliest_deadline_is_the_first_of_those_that_are_set() {
+        assert_eq!(Time::earliest([None, None]), None);
+        assert_eq!(Time::earliest([None, Some(Time(7)), Some(Time(3)), None]), Some(Time(3)));
+        assert_eq!(Time::earliest([Some(Time(3)), Some(Time(7))]), Some(Time(3)));
+    }
+}

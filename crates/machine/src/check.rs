@@ -229,10 +229,8 @@ impl ShardMachine {
         ];
         let mut hash = 0xcbf2_9ce4_8422_2325;
         for (tree, span) in &parts {
-            for pair in view.scan(*tree, borrowed(span), Direction::Forward) {
-                let (key, value) = pair.map_err(|e| scope.engine(e))?;
-                hash = mix(mix(hash, &key), &value);
-            }
+            let mut see = |key: &[u8], value: &[u8]| hash = mix(mix(hash, key), value);
+            view.visit(*tree, borrowed(span), &mut see).map_err(|e| scope.engine(e))?;
             hash = mix(hash, b"part");
         }
         Ok(hash)
@@ -244,9 +242,13 @@ fn mix(mut hash: u64, bytes: &[u8]) -> u64 {
     let mut step = |word: u64| {
         hash = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
     };
-    for chunk in bytes.chunks(8) {
+    let (words, rest) = bytes.as_chunks::<8>();
+    for word in words {
+        step(u64::from_le_bytes(*word));
+    }
+    if !rest.is_empty() {
         let mut word = [0; 8];
-        word[..chunk.len()].copy_from_slice(chunk);
+        word[..rest.len()].copy_from_slice(rest);
         step(u64::from_le_bytes(word));
     }
     step(bytes.len() as u64);

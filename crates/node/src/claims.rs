@@ -167,13 +167,16 @@ impl Claims {
 
     /// Another leader knows where they stand.
     pub(crate) fn leadership_lost(&mut self, turn: &mut Turn) {
+        self.fresh.clear();
+        self.observed.clear();
+        if self.waiting.is_empty() && self.observers.is_empty() {
+            return;
+        }
         let text = "leadership changed while the request waited for a lock; it keeps its place";
         let maybe = Failure::new(Code::Indeterminate, text);
         for ask in std::mem::take(&mut self.waiting).into_values().flatten() {
             turn.refuse(ask, maybe.clone());
         }
-        self.fresh.clear();
-        self.observed.clear();
         let gone = Failure::new(Code::NotLeader, "this replica does not lead any more");
         for (_, origin, id) in std::mem::take(&mut self.observers).into_keys() {
             turn.refuse(Ask { origin, id, deadline: Time::MAX }, gone.clone());

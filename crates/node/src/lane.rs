@@ -175,7 +175,7 @@ impl Lane {
             return Some(self.turn.now);
         }
         let timer = self.timers.first().map(|(at, _)| *at);
-        timer.into_iter().chain(self.upkeep.next_deadline()).min()
+        Time::earliest([timer, self.upkeep.next_deadline()])
     }
 
     /// Who leads `shard`, as its replica here knows. Of the catalog a replica that serves nothing
@@ -425,6 +425,9 @@ impl Lane {
 
     fn finish(&mut self, output: &mut Output) {
         let sink = &mut self.turn.sink;
+        if output.messages.is_empty() {
+            std::mem::swap(&mut output.messages, &mut sink.messages);
+        }
         for (to, messages) in std::mem::take(&mut sink.messages) {
             output.messages.entry(to).or_default().extend(messages);
         }

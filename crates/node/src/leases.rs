@@ -124,11 +124,10 @@ impl Leases {
         machine: Option<&ShardMachine>,
         turn: &mut Turn,
     ) {
-        let held = std::mem::take(&mut self.held);
         let (Some(term), Some(machine)) = (led, machine) else {
-            self.stop(turn);
-            return;
+            return self.stop(turn);
         };
+        let held = std::mem::take(&mut self.held);
         if self.term != Some(term) {
             self.stop(turn);
             self.term = Some(term);
@@ -143,6 +142,9 @@ impl Leases {
             }
         }
         self.claims.look_up(machine, turn);
+        if self.proposed.first_key_value().is_none_or(|(index, _)| *index > applied) {
+            return;
+        }
         let later = self.proposed.split_off(&applied.next());
         for due in std::mem::replace(&mut self.proposed, later).into_values().flatten() {
             if self.timers.get(&due).is_some_and(|timer| timer.at.is_none()) {

@@ -392,10 +392,13 @@ impl Replica {
         let incoming = self.incoming.as_ref().map(Incoming::retry_at);
         let watches = self.machine().and_then(|_| self.watches.next_deadline());
         let leases = self.leases.next_deadline();
-        [self.group.core().next_deadline(), self.sweep_at, incoming, watches, leases]
-            .into_iter()
-            .flatten()
-            .min()
+        Time::earliest([
+            self.group.core().next_deadline(),
+            self.sweep_at,
+            incoming,
+            watches,
+            leases,
+        ])
     }
 
     /// The catalog has a newer description of the shard.

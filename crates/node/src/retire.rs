@@ -209,6 +209,9 @@ impl Lane {
 
     /// Clears some more of what retired replicas had.
     pub(crate) fn run_retirements(&mut self) {
+        if self.retirements.under_way.is_empty() {
+            return;
+        }
         let shards: Vec<ShardId> = self.retirements.under_way.keys().copied().collect();
         for shard in shards {
             let engine = self.turn.engine.clone();

@@ -95,11 +95,12 @@ impl Lane {
     fn ask_to_persist(&mut self, output: &mut Output) {
         let settings = &self.turn.config.upkeep;
         let upkeep = &mut self.upkeep;
+        if !upkeep.persisting.is_empty() {
+            return;
+        }
         let installed =
             self.replicas.values().any(|r| r.incoming.as_ref().is_some_and(Incoming::is_complete));
-        if (upkeep.applied_bytes == 0 && !installed && !upkeep.pinned)
-            || !upkeep.persisting.is_empty()
-        {
+        if upkeep.applied_bytes == 0 && !installed && !upkeep.pinned {
             return;
         }
         let due = installed

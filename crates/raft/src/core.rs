@@ -456,7 +456,7 @@ impl RaftCore {
             _ => self.election_deadline,
         };
         let transfer = self.transfer.as_ref().map(|transfer| transfer.deadline);
-        [timer, transfer, self.asks.deadline()].into_iter().flatten().min()
+        Time::earliest([timer, transfer, self.asks.deadline()])
     }
 
     /// This replica's node.

@@ -5,7 +5,8 @@
 //! once a newer one is at or below every live view and the persisted number. Same calls, same
 //! answers: there is no clock, no thread and no unseeded choice here.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -187,17 +188,22 @@ impl State {
 
     fn set(&mut self, tree: Tree, key: Bytes, value: Option<Bytes>) {
         let pairs = self.trees.entry(tree).or_default();
-        let versions = match pairs.get_mut(&key) {
-            Some(versions) => versions,
-            None if value.is_none() => return,
-            None => pairs.entry(key.clone()).or_default(),
+        let mut known = match pairs.entry(key) {
+            Entry::Occupied(known) => known,
+            Entry::Vacant(new) => {
+                if value.is_some() {
+                    new.insert(vec![(self.newest, value)]);
+                }
+                return;
+            }
         };
+        let versions = known.get_mut();
         match versions.last_mut() {
             Some(last) if last.0 == self.newest => last.1 = value,
             _ => versions.push((self.newest, value)),
         }
         if versions.len() > 1 || versions[0].1.is_none() {
-            self.untidy.push((tree, key));
+            self.untidy.push((tree, known.key().clone()));
         }
     }
 
@@ -290,6 +296,25 @@ impl ReadView for MemView {
             ready: VecDeque::new(),
             is_exhausted: false,
         })
+    }
+
+    fn visit(
+        &self,
+        tree: Tree,
+        range: KeyRange<'_>,
+        see: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<(), EngineError> {
+        if is_empty_range(&range) {
+            return Ok(());
+        }
+        let state = self.lock();
+        let pairs = state.trees.get(&tree).into_iter().flat_map(|t| t.range::<[u8], _>(range));
+        for (key, versions) in pairs {
+            if let Some(value) = visible(versions, self.at) {
+                see(key, value);
+            }
+        }
+        Ok(())
     }
 }
 

@@ -122,6 +122,24 @@ pub trait ReadView: Send {
     ///
     /// The items fail as [`ReadView::get`] does.
     fn scan<'a>(&'a self, tree: Tree, range: KeyRange<'_>, direction: Direction) -> Scan<'a>;
+
+    /// Gives `see` the pairs of `range` in order: as a forward scan, for who keeps none of them.
+    /// `see` must not use the engine.
+    ///
+    /// # Errors
+    /// As [`ReadView::get`].
+    fn visit(
+        &self,
+        tree: Tree,
+        range: KeyRange<'_>,
+        see: &mut dyn FnMut(&[u8], &[u8]),
+    ) -> Result<(), EngineError> {
+        for pair in self.scan(tree, range, Direction::Forward) {
+            let (key, value) = pair?;
+            see(&key, &value);
+        }
+        Ok(())
+    }
 }
 
 /// Ordered keys with atomic batches. Shared by all lanes of a node; every method may be called from

@@ -61,7 +61,7 @@ impl LogReaderHandle {
         let file = self.files.get(segment)?;
         let mut buf = vec![0; len];
         file.read_at(u64::from(offset), &mut buf)
-            .map_err(io_error("read", &segment_path(&self.dir, segment)))?;
+            .map_err(|error| io_error("read", &segment_path(&self.dir, segment))(error))?;
         Ok(Bytes::from(buf))
     }
 }

@@ -454,9 +454,11 @@ impl LogWriter {
     fn put(&self, start: u32, bytes: &[u8]) -> Result<(), LogError> {
         let file = self.tail.as_ref().expect("a frame goes into an open segment");
         let tail = self.segments.back().expect("an open tail is among the segments");
-        let path = segment_path(&self.dir, tail.number);
-        file.write_at(u64::from(start), bytes).map_err(full_or_io(&path, bytes.len()))?;
-        file.sync().map_err(sync_error(&path))
+        // Made for errors only: this is done for every write.
+        let path = || segment_path(&self.dir, tail.number);
+        file.write_at(u64::from(start), bytes)
+            .map_err(|error| full_or_io(&path(), bytes.len())(error))?;
+        file.sync().map_err(|error| sync_error(&path())(error))
     }
 
     /// Takes note of a record that is durable now.
