@@ -12,6 +12,9 @@ use crate::command::Command;
 /// The format written by this build, and the only one it reads.
 const VERSION: u8 = 1;
 
+/// A payload is copied when more than this share of its length was kept free behind it.
+const SPARE_SHARE: usize = 8;
+
 /// Collects commands into a payload. A batch without commands is valid: it moves the log's clock
 /// and collects garbage.
 #[derive(Debug)]
@@ -60,10 +63,15 @@ impl BatchWriter {
         self.count == 0
     }
 
-    /// The payload.
+    /// The payload, in no more memory than it needs: the log's tail keeps it for long.
     #[must_use]
     pub fn finish(self) -> Bytes {
-        Bytes::from(self.w.finish())
+        let payload = self.w.finish();
+        if payload.capacity() - payload.len() > payload.len() / SPARE_SHARE {
+            // Allocators leave a block in place that is made smaller by less than half.
+            return Bytes::copy_from_slice(&payload);
+        }
+        Bytes::from(payload)
     }
 }
 

@@ -16,6 +16,8 @@
 //!   for the first change, so that a replica that restarts never has to guess it from a
 //!   description that has moved on.
 
+use std::time::Duration;
+
 use atoll_base::{Code, Failure, NodeId};
 use atoll_coord::{AnswerBody, Descriptor};
 use atoll_raft::{Input, Member, Membership, Progress, ProposalOutcome, RaftCore, Role, SendState};
@@ -29,6 +31,11 @@ const CATCH_UP_ENTRIES: u64 = 1000;
 
 /// A member that was not heard for so many of the shortest election timeouts doesn't answer.
 const SILENT_TIMEOUTS: u32 = 2;
+
+/// How long a member may be silent before it counts as one that doesn't answer.
+fn silent_after(turn: &Turn) -> Duration {
+    turn.config.raft.election_timeout_min * SILENT_TIMEOUTS
+}
 
 /// What a replica knows about its group's way to the members that its description names.
 #[derive(Default)]
@@ -101,7 +108,7 @@ impl Replica {
         }
         // Who waits looks again with each heartbeat.
         self.step(Input::Wake, turn);
-        let silent_after = turn.config.raft.election_timeout_min * SILENT_TIMEOUTS;
+        let silent_after = silent_after(turn);
         let heard = |at: atoll_base::Time| turn.now.since(at) <= silent_after;
         let step = next_step(self.group.core(), &self.descriptor, self.is_recorded(), heard);
         match step {
@@ -168,7 +175,7 @@ impl Replica {
         let silent = turn.now.since(follower.heard_at);
         // Nobody talks in a group that rests.
         let is_expected = !core.is_quiet() || !follower.alive;
-        if is_expected && silent > turn.config.raft.election_timeout_min * SILENT_TIMEOUTS {
+        if is_expected && silent > silent_after(turn) {
             let text = format!(
                 "node {to} was not heard from for {:.1} s and can't take shard {shard} over",
                 silent.as_secs_f64()

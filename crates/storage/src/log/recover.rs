@@ -1,6 +1,7 @@
 //! Opening a log: what the segments of a folder hold, and where writing goes on.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -124,13 +125,29 @@ struct SegmentFile {
     bytes: Bytes,
 }
 
+/// A whole segment, in which the pages nothing was written to take no memory: a segment is as long
+/// as it may become from its beginning, and mostly zeros until it is full.
+fn read_written(file: &dyn DiskFile, len: usize) -> io::Result<Vec<u8>> {
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    let mut bytes = vec![0; len];
+    let mut piece = vec![0; ZEROS.len().min(len)];
+    for from in (0..len).step_by(ZEROS.len()) {
+        let until = (from + ZEROS.len()).min(len);
+        let piece = &mut piece[..until - from];
+        file.read_at(from as u64, piece)?;
+        if *piece != ZEROS[..piece.len()] {
+            bytes[from..until].copy_from_slice(piece);
+        }
+    }
+    Ok(bytes)
+}
+
 impl SegmentFile {
     fn open(disk: &Arc<dyn Disk>, dir: &Path, number: u64) -> Result<Self, LogError> {
         let path = segment_path(dir, number);
         let file = disk.open(&path, OpenMode::Write).map_err(io_error("open", &path))?;
         let len = file.len().map_err(io_error("measure", &path))?;
-        let mut bytes = vec![0; len as usize];
-        file.read_at(0, &mut bytes).map_err(io_error("read", &path))?;
+        let bytes = read_written(file.as_ref(), len as usize).map_err(io_error("read", &path))?;
         Ok(Self { number, path, file, bytes: Bytes::from(bytes) })
     }
 

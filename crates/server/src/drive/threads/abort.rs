@@ -1,9 +1,12 @@
 //! Ending the process, when going on would be worse (D1, D2).
 
-/// Ends the process, saying why on standard error even where logs go elsewhere.
+use std::io::{self, Write};
+
+/// Ends the process, saying why on standard error even where logs go elsewhere. Not by `eprintln!`:
+/// what a test prints is kept back, and would go with the process.
 pub(crate) fn abort(why: &str) -> ! {
     tracing::error!("{why}");
-    eprintln!("atoll: {why}");
+    let _ = writeln!(io::stderr(), "atoll: {why}");
     std::process::abort();
 }
 
