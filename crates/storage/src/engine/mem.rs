@@ -18,8 +18,11 @@ use super::{
     as_slice, check_keys, is_empty_range,
 };
 
-/// Pairs that a scan takes out under one lock.
-const SCAN_CHUNK: usize = 64;
+/// Pairs that a scan takes out under its first lock, and twice as many under each further one:
+/// many a scan wants a few pairs only.
+const SCAN_CHUNK_MIN: usize = 4;
+/// Pairs that a scan takes out under one lock at most.
+const SCAN_CHUNK_MAX: usize = 64;
 
 /// The number of a batch, from 1; 0 is before the first.
 type BatchNumber = u64;
@@ -293,6 +296,7 @@ impl ReadView for MemView {
             from: range.0.map(Bytes::copy_from_slice),
             to: range.1.map(Bytes::copy_from_slice),
             direction,
+            chunk: SCAN_CHUNK_MIN,
             ready: VecDeque::new(),
             is_exhausted: false,
         })
@@ -337,6 +341,8 @@ struct MemScan<'a> {
     from: Bound<Bytes>,
     to: Bound<Bytes>,
     direction: Direction,
+    /// Pairs to take out next.
+    chunk: usize,
     ready: VecDeque<Pair>,
     is_exhausted: bool,
 }
@@ -345,9 +351,10 @@ impl MemScan<'_> {
     fn refill(&mut self) {
         let range = (as_slice(&self.from), as_slice(&self.to));
         let state = self.view.lock();
-        let chunk = state.chunk(self.tree, range, self.direction, self.view.at, SCAN_CHUNK);
+        let chunk = state.chunk(self.tree, range, self.direction, self.view.at, self.chunk);
         drop(state);
-        self.is_exhausted = chunk.len() < SCAN_CHUNK;
+        self.is_exhausted = chunk.len() < self.chunk;
+        self.chunk = (self.chunk * 2).min(SCAN_CHUNK_MAX);
         if let Some((last, _)) = chunk.last() {
             match self.direction {
                 Direction::Forward => self.from = Bound::Excluded(last.clone()),
