@@ -80,6 +80,7 @@ fn defaults(log: &str) -> anyhow::Result<NodeConfig> {
         "--node-id=1",
         "--data=.",
         "--lanes=1",
+        "--one-thread=false",
         "--log-segment-bytes=32MiB",
         "--disk-reserve-bytes=64MiB",
         "--engine-cache-bytes=64MiB",

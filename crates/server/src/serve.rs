@@ -42,7 +42,7 @@ impl FromArgMatches for ServeArgs {
 pub(crate) fn run(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     let config = config::load(&args.flags, |name| std::env::var(name).ok())?;
     start_logging(&config)?;
-    runtime(config.worker_threads)?.block_on(async {
+    runtime(config.network_threads())?.block_on(async {
         let node = start(config).await?;
         let doom = tokio::select! {
             signal = stop_signal() => {
@@ -78,21 +78,18 @@ async fn start(config: NodeConfig) -> anyhow::Result<Instance> {
     Ok(node)
 }
 
-/// The runtime of connections; lanes and the log have threads of their own, so that by default
-/// half of the cores serve connections.
+/// The runtime of connections, on so many threads.
 ///
-/// A single thread runs its tasks in the order in which they became ready: the answers of a lane's
-/// turn are all written down before their connection sends them, at once. Several threads would
-/// run a connection as soon as its first answer is there, and wake each other for the rest.
-pub(crate) fn runtime(worker_threads: usize) -> std::io::Result<tokio::runtime::Runtime> {
-    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let mut builder = match worker_threads {
-        0 if cores() < 4 => tokio::runtime::Builder::new_current_thread(),
+/// A single thread runs its tasks in the order in which they became ready: lanes that it turns take
+/// what all connections read before, and the answers of a turn are all written down before their
+/// connection sends them, at once. Several threads would run a connection as soon as its first
+/// answer is there, and wake each other for the rest.
+pub(crate) fn runtime(threads: usize) -> std::io::Result<tokio::runtime::Runtime> {
+    let mut builder = match threads {
         1 => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),
     };
-    builder.worker_threads(if worker_threads == 0 { cores() / 2 } else { worker_threads }.max(1));
-    builder.enable_all().thread_name("net").build()
+    builder.worker_threads(threads).enable_all().thread_name("net").build()
 }
 
 /// Sends log lines to standard error.

@@ -174,6 +174,12 @@ fn together(mut config: NodeConfig) -> Result<NodeConfig, ConfigError> {
             config.heartbeat_interval, config.election_timeout
         )));
     }
+    if config.one_thread == Some(true) && config.worker_threads > 1 {
+        return Err(ConfigError::Together(format!(
+            "one_thread is true, and worker_threads is {}: give one of the two",
+            config.worker_threads
+        )));
+    }
     if config.bootstrap.members.is_empty() {
         config.bootstrap = Bootstrap {
             members: vec![Member {

@@ -22,6 +22,7 @@ pub(crate) struct NodeConfig {
     pub(crate) insecure_listen: bool,
     pub(crate) lanes: u16,
     pub(crate) worker_threads: usize,
+    pub(crate) one_thread: Option<bool>,
     pub(crate) log: String,
     pub(crate) log_format: LogFormat,
     pub(crate) connections_max: usize,
@@ -54,6 +55,21 @@ pub(crate) struct NodeConfig {
 }
 
 impl NodeConfig {
+    /// Threads that serve connections.
+    pub(crate) fn network_threads(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        match self.worker_threads {
+            0 if self.one_thread == Some(true) => 1,
+            0 => (cores() / 2).max(1),
+            threads => threads,
+        }
+    }
+
+    /// The thread that serves connections turns the lanes and may write the log.
+    pub(crate) fn has_one_thread(&self) -> bool {
+        self.one_thread.unwrap_or(self.network_threads() == 1)
+    }
+
     /// The node joins a cluster that exists.
     pub(crate) fn is_joining(&self) -> bool {
         !self.join.is_empty()
@@ -210,10 +226,16 @@ pub(crate) const SETTINGS: &[Setting] = &[
             Ok(())
         },
     },
-    setting("lanes", Some("0"), "0 to 256", "Threads that own shards; 0: one per core.", |c, v| {
-        c.lanes = value::number(v, 0, 256)? as u16;
-        Ok(())
-    }),
+    setting(
+        "lanes",
+        Some("0"),
+        "0 to 256",
+        "Lanes that own shards, each a thread or a task; 0: one per core.",
+        |c, v| {
+            c.lanes = value::number(v, 0, 256)? as u16;
+            Ok(())
+        },
+    ),
     setting(
         "worker_threads",
         Some("0"),
@@ -221,6 +243,20 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Threads that serve connections; 0: one for two cores.",
         |c, v| {
             c.worker_threads = value::number(v, 0, 1024)? as usize;
+            Ok(())
+        },
+    ),
+    setting(
+        "one_thread",
+        Some("false"),
+        "auto, true or false",
+        "Whether the thread that serves connections turns the lanes, too, and writes the log while \
+         the disk is fast. auto: where that is a single thread by `worker_threads`.",
+        |c, v| {
+            c.one_thread = match v {
+                "auto" => None,
+                v => Some(value::switch(v)?),
+            };
             Ok(())
         },
     ),

@@ -46,6 +46,8 @@ fn errors_name_the_setting_the_value_its_source_and_what_is_allowed() {
     assert!(load_with(&args, &[]).unwrap().insecure_listen);
     let args = [&NEEDED[..], &["--bootstrap", "2=h:1/2"]].concat();
     assert!(load_with(&args, &[]).unwrap_err().contains("node_id 1 is not in bootstrap"));
+    let args = [&NEEDED[..], &["--one-thread", "true", "--worker-threads", "2"]].concat();
+    assert!(load_with(&args, &[]).unwrap_err().contains("worker_threads is 2"));
 }
 
 #[test]
@@ -74,6 +76,21 @@ fn every_setting_refuses_nonsense_with_its_name_the_value_and_what_is_allowed() 
             }
         }
     }
+}
+
+#[test]
+fn one_thread_does_everything_where_that_is_wanted() {
+    for (args, threads, has_one) in [
+        (&["--worker-threads", "1"][..], 1, false),
+        (&["--worker-threads", "1", "--one-thread", "auto"], 1, true),
+        (&["--worker-threads", "2", "--one-thread", "auto"], 2, false),
+        (&["--one-thread", "true"], 1, true),
+    ] {
+        let config = load_with(&[&NEEDED[..], args].concat(), &[]).unwrap();
+        assert_eq!((config.network_threads(), config.has_one_thread()), (threads, has_one));
+    }
+    let config = load_with(&[&NEEDED[..], &["--one-thread", "auto"]].concat(), &[]).unwrap();
+    assert_eq!(config.has_one_thread(), config.network_threads() == 1);
 }
 
 #[test]

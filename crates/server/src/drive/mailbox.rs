@@ -1,10 +1,11 @@
-//! What waits for one thread.
+//! What waits for one thread, or for one task.
 //!
 //! Many threads push, one takes everything at once. The taker sleeps while there is nothing and is
 //! woken by the first push only, so that an idle node does nothing at all and a busy one hands over
 //! a batch per wake.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 /// A queue with one taker.
@@ -21,9 +22,20 @@ struct State<T> {
     weight: usize,
     /// When the oldest of `items` came.
     since: Option<Instant>,
-    is_asleep: bool,
+    taker: Taker,
     is_nudged: bool,
     is_closed: bool,
+}
+
+/// What the taker does.
+#[derive(Debug)]
+enum Taker {
+    /// It will look by itself.
+    Awake,
+    /// It is a thread that waits to be woken.
+    Thread,
+    /// It is a task that waits to be woken.
+    Task(Waker),
 }
 
 /// Whose room an item takes.
@@ -69,7 +81,7 @@ impl<T> Mailbox<T> {
             items: Vec::new(),
             weight: 0,
             since: None,
-            is_asleep: false,
+            taker: Taker::Awake,
             is_nudged: false,
             is_closed: false,
         };
@@ -104,21 +116,23 @@ impl<T> Mailbox<T> {
     pub(crate) fn nudge(&self) {
         let mut state = self.lock();
         state.is_nudged = true;
-        let wake = std::mem::take(&mut state.is_asleep);
-        drop(state);
-        if wake {
-            self.wake.notify_one();
-        }
+        self.wake(state);
     }
 
     fn add(&self, mut state: MutexGuard<'_, State<T>>, item: T, weight: usize) {
         state.items.push(item);
         state.weight += weight;
         state.since.get_or_insert_with(Instant::now);
-        let wake = std::mem::take(&mut state.is_asleep);
+        self.wake(state);
+    }
+
+    fn wake(&self, mut state: MutexGuard<'_, State<T>>) {
+        let taker = std::mem::replace(&mut state.taker, Taker::Awake);
         drop(state);
-        if wake {
-            self.wake.notify_one();
+        match taker {
+            Taker::Awake => {}
+            Taker::Thread => self.wake.notify_one(),
+            Taker::Task(waker) => waker.wake(),
         }
     }
 
@@ -146,26 +160,16 @@ impl<T> Mailbox<T> {
         let end = timeout.map(|t| Instant::now() + t);
         let mut state = self.lock();
         loop {
-            let is_nudged = std::mem::take(&mut state.is_nudged);
-            if !state.items.is_empty() {
-                std::mem::swap(&mut state.items, out);
-                state.weight = 0;
-                let waited = state.since.take().map_or(Duration::ZERO, |since| since.elapsed());
-                return Taken::Items(waited);
+            if let Some(taken) = state.take(out) {
+                return taken;
             }
-            if state.is_closed {
-                return Taken::Closed;
-            }
-            if is_nudged {
-                return Taken::Nudged;
-            }
-            state.is_asleep = true;
+            state.taker = Taker::Thread;
             state = match end {
                 None => self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(end) => {
                     let left = end.saturating_duration_since(Instant::now());
                     if left.is_zero() {
-                        state.is_asleep = false;
+                        state.taker = Taker::Awake;
                         return Taken::TimedOut;
                     }
                     self.wake.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
@@ -174,21 +178,106 @@ impl<T> Mailbox<T> {
         }
     }
 
+    /// As [`take`](Self::take), for a task: ready when something came or nothing will.
+    pub(crate) fn poll_take(&self, context: &Context<'_>, out: &mut Vec<T>) -> Poll<Taken> {
+        let mut state = self.lock();
+        match state.take(out) {
+            Some(taken) => Poll::Ready(taken),
+            None => {
+                state.taker = Taker::Task(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    /// As [`poll_take`](Self::poll_take), but what came stays.
+    pub(crate) fn poll_filled(&self, context: &Context<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        if !state.items.is_empty() || state.is_closed || state.is_nudged {
+            return Poll::Ready(());
+        }
+        state.taker = Taker::Task(context.waker().clone());
+        Poll::Pending
+    }
+
+    /// Whether something waits.
+    pub(crate) fn has_waiting(&self) -> bool {
+        !self.lock().items.is_empty()
+    }
+
     /// Refuses what comes from now on; what waits can still be taken.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         state.is_closed = true;
-        state.is_asleep = false;
-        drop(state);
-        self.wake.notify_one();
+        self.wake(state);
+    }
+}
+
+impl<T> State<T> {
+    /// Swaps everything that waits into `out`; `None` while nothing does.
+    fn take(&mut self, out: &mut Vec<T>) -> Option<Taken> {
+        let is_nudged = std::mem::take(&mut self.is_nudged);
+        if self.items.is_empty() && self.is_closed {
+            return Some(Taken::Closed);
+        }
+        if self.items.is_empty() {
+            return is_nudged.then_some(Taken::Nudged);
+        }
+        std::mem::swap(&mut self.items, out);
+        self.weight = 0;
+        let waited = self.since.take().map_or(Duration::ZERO, |since| since.elapsed());
+        Some(Taken::Items(waited))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    use std::task::Wake;
 
     use super::*;
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_task_is_woken_once_for_all_that_comes_and_when_nothing_more_will() {
+        let mailbox = Mailbox::new(1);
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(wakes.clone());
+        let context = Context::from_waker(&waker);
+        let mut out = Vec::new();
+        assert!(mailbox.poll_take(&context, &mut out).is_pending());
+        assert!(!mailbox.has_waiting());
+        mailbox.push(1);
+        mailbox.push(2);
+        assert_eq!(wakes.0.load(SeqCst), 1);
+        assert!(mailbox.has_waiting());
+        assert!(matches!(mailbox.poll_take(&context, &mut out), Poll::Ready(Taken::Items(_))));
+        assert_eq!(out, [1, 2]);
+        out.clear();
+        assert!(mailbox.poll_take(&context, &mut out).is_pending());
+        mailbox.nudge();
+        assert_eq!(mailbox.poll_filled(&context), Poll::Ready(()));
+        assert_eq!(mailbox.poll_take(&context, &mut out), Poll::Ready(Taken::Nudged));
+        assert!(mailbox.poll_filled(&context).is_pending());
+        mailbox.push(3);
+        assert_eq!(wakes.0.load(SeqCst), 3);
+        assert_eq!(mailbox.poll_filled(&context), Poll::Ready(()));
+        assert!(matches!(mailbox.poll_take(&context, &mut out), Poll::Ready(Taken::Items(_))));
+        out.clear();
+        assert!(mailbox.poll_take(&context, &mut out).is_pending());
+        mailbox.close();
+        assert_eq!(wakes.0.load(SeqCst), 4);
+        assert_eq!(mailbox.poll_take(&context, &mut out), Poll::Ready(Taken::Closed));
+    }
 
     #[test]
     fn everything_that_waits_is_taken_at_once_and_in_order() {

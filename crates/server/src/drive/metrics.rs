@@ -36,6 +36,12 @@ pub(crate) struct Metrics {
     pub(crate) log_group: Histogram,
     /// Bytes written to the log.
     pub(crate) log_bytes: Counter,
+    /// Group commits by the connections' thread.
+    pub(crate) log_inline_writes: Counter,
+    /// Times that the connections' thread gave the log away because the disk was slow.
+    pub(crate) log_inline_pauses: Counter,
+    /// 1 while the connections' thread writes the log.
+    pub(crate) log_inline: Gauge<i64, AtomicI64>,
     /// Making the engine durable.
     pub(crate) engine_persist: Histogram,
     /// Turns of all lanes.
@@ -83,6 +89,9 @@ impl Metrics {
             log_wait: times(),
             log_group: counts(),
             log_bytes: Counter::default(),
+            log_inline_writes: Counter::default(),
+            log_inline_pauses: Counter::default(),
+            log_inline: Gauge::default(),
             engine_persist: times(),
             turns: Counter::default(),
             calls: Counter::default(),
@@ -114,6 +123,8 @@ impl Metrics {
         r.register("log_group_writes", "Writes in one group commit", this.log_group.clone());
         let counters = [
             ("log_bytes", "Bytes written to the log", &this.log_bytes),
+            ("log_inline_writes", "Commits by the connections' thread", &this.log_inline_writes),
+            ("log_inline_pauses", "Times the disk was too slow for that", &this.log_inline_pauses),
             ("turns", "Turns of all lanes", &this.turns),
             ("calls", "Calls taken in", &this.calls),
             ("calls_refused", "Calls refused at the edge", &this.calls_refused),
@@ -127,6 +138,8 @@ impl Metrics {
         r.register("leading", "Shards led by this node", this.leading.clone());
         r.register("disk_free_bytes", "Free bytes of the disk", this.disk_free.clone());
         r.register("log_segments", "Log segments in use", this.log_segments.clone());
+        let inline = "1 while the connections' thread writes the log";
+        r.register("log_inline", inline, this.log_inline.clone());
         (this, r)
     }
 }

@@ -12,6 +12,8 @@
 //! A lane is one OS thread that owns its replicas; the log has one thread, so that the writes of
 //! all lanes share one fsync; the engine's persist and the look at the disk have another. All of
 //! them sleep while there is nothing to do. Connections live on tokio, on one thread for two cores.
+//! Where the setting `one_thread` says so, lanes are tasks on it (`threads::lane`), and so is the
+//! log while the disk is fast (`threads::log`, ADR 0008).
 //! Whoever hands something over pushes into a [`mailbox`] or a link's queue and goes on; nobody
 //! waits for anybody.
 //!
@@ -25,7 +27,7 @@
 //! 3. The engine is opened, then the log; the log says what it cut or found damaged.
 //! 4. Lanes are opened with what the log held and the founding description of shard 1; they tell
 //!    the catalog as far as the engine has it.
-//! 5. The log, upkeep and lane threads start.
+//! 5. The log, upkeep and lane threads, or the tasks in their place, start.
 //! 6. Peers are heard and called.
 //! 7. A founder with a new folder makes sure that it is no member that lost its data; before that
 //!    it has no replica.
@@ -39,7 +41,7 @@
 //!    to `shutdown_timeout`. Who has nothing in flight and does not hang up is left behind.
 //! 4. Peer links end.
 //! 5. Lanes take what waits, turn a last time and end.
-//! 6. The log thread writes what lanes left and ends.
+//! 6. The log writes what lanes left and ends.
 //! 7. The engine is persisted, so that the next start replays little.
 //! 8. The folder's lock is let go.
 //!
@@ -50,8 +52,8 @@
 //!
 //! * **D1** A failed fsync, or any failed log write but a full disk, aborts the process: what the
 //!   disk holds is unknown, and only a restart that reads it tells.
-//! * **D2** A panic of a lane, log or upkeep thread aborts the process; a failed assertion in one
-//!   replica is caught inside the lane and quarantines that replica only.
+//! * **D2** A panic of a lane, of the log or of the upkeep thread aborts the process; a failed
+//!   assertion in one replica is caught inside the lane and quarantines that replica only.
 //!   An engine that is damaged or refuses writes ends the process too; see [`guarded`].
 //! * **D3** Optional inputs (calls, peers' messages) are refused when a lane's queue is full; what
 //!   a lane must hear (written, persisted, catalog) is never refused and bounded by its source.

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use atoll_base::{LaneId, NodeId, ShardId};
@@ -34,7 +33,7 @@ use super::origins::Origins;
 use super::pressure::{Observer, Pressure};
 use super::probation::{is_new, prove};
 use super::room::Room;
-use super::threads;
+use super::threads::{self, Place, Running};
 use super::timed_disk::{SyncTime, TimedDisk};
 use super::work::{LogQueue, UpkeepQueue};
 use crate::config::NodeConfig;
@@ -66,9 +65,9 @@ pub(crate) enum StartError {
 pub(crate) struct Node {
     hub: Arc<Hub>,
     folder: Arc<DataFolder>,
-    lanes: Vec<JoinHandle<()>>,
-    log: JoinHandle<()>,
-    upkeep: JoinHandle<()>,
+    lanes: Vec<Running>,
+    log: Running,
+    upkeep: Running,
     peer_server: tokio::task::JoinHandle<()>,
     founding: tokio::task::JoinHandle<()>,
 }
@@ -109,12 +108,13 @@ impl Node {
         hub.probation.send_replace(!is_proven);
         let first = if is_proven { &founders[..] } else { &[] };
         let lanes = open_lanes(config, &hub, &opened.writer, opened.recovered, first)?;
-        let log = threads::log::start(opened.writer, opened.syncing, hub.clone())
+        let place = if config.has_one_thread() { Place::Task } else { Place::Thread };
+        let log = threads::log::start(opened.writer, opened.syncing, hub.clone(), place)
             .map_err(StartError::Thread)?;
         let upkeep = threads::upkeep::start(hub.clone()).map_err(StartError::Thread)?;
         let lanes = lanes
             .into_iter()
-            .map(|(id, lane)| threads::lane::start(lane, id, hub.clone()))
+            .map(|(id, lane)| threads::lane::start(lane, id, hub.clone(), place))
             .collect::<Result<Vec<_>, _>>()
             .map_err(StartError::Thread)?;
         let peer_server = meet_peers(config, &hub, peers);
@@ -142,18 +142,15 @@ impl Node {
         hub.origins.hang_up();
         hub.links.stop().await;
         peer_server.abort();
-        let ended = tokio::task::spawn_blocking(move || {
-            hub.lanes.close();
-            join(lanes);
-            hub.log.close();
-            join([log]);
-            hub.upkeep.close();
-            join([upkeep]);
-            drop(folder);
-        });
-        if ended.await.is_err() {
-            tracing::error!("the node's threads did not end cleanly");
+        hub.lanes.close();
+        for lane in lanes {
+            lane.ended().await;
         }
+        hub.log.close();
+        log.ended().await;
+        hub.upkeep.close();
+        upkeep.ended().await;
+        drop(folder);
     }
 }
 
@@ -174,13 +171,6 @@ fn meet_peers(
             tracing::error!(%error, "peers are no longer heard");
         }
     })
-}
-
-fn join(threads: impl IntoIterator<Item = JoinHandle<()>>) {
-    for thread in threads {
-        // A panic aborts the process before anybody could see it here.
-        let _ = thread.join();
-    }
 }
 
 /// Who this node is.
@@ -264,7 +254,7 @@ fn open(path: &Path, config: &NodeConfig) -> Result<Opened, StartError> {
     Ok(Opened { engine: Arc::new(engine), writer, syncing, recovered })
 }
 
-fn hub(
+pub(super) fn hub(
     config: &NodeConfig,
     cluster: u64,
     engine: Arc<dyn Engine>,

@@ -28,6 +28,8 @@ fn settings(id: u64, folder: &Path) -> NodeConfig {
             "--peer-listen=127.0.0.1:0".to_owned(),
             "--http-listen=127.0.0.1:0".to_owned(),
             "--lanes=2".to_owned(),
+            // Both ways to work, side by side.
+            format!("--one-thread={}", id % 2 == 1),
             "--log-segment-bytes=32MiB".to_owned(),
             "--election-timeout=300ms".to_owned(),
             "--heartbeat-interval=50ms".to_owned(),

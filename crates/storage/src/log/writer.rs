@@ -195,6 +195,25 @@ impl LogWriter {
         self.pool.refill()
     }
 
+    /// Whether [`LogWriter::write`] of these batches is one write and one sync of a file that is
+    /// open, and nothing else: no segment begins or goes, no name changes, nothing is mended. So
+    /// it takes as long as the disk takes for so many bytes.
+    #[must_use]
+    pub fn is_plain(&self, batches: &[LogBatch]) -> bool {
+        let records = || batches.iter().flat_map(|batch| &batch.records);
+        let bytes: usize = records().map(LogRecord::stored_bytes).sum();
+        let pins_on =
+            |r: &LogRecord| matches!(r, LogRecord::Entry { .. } | LogRecord::HardState { .. });
+        let lets_nothing_go =
+            self.segments.len() < 2 || !self.pins.is_empty() && records().all(pins_on);
+        !self.is_poisoned
+            && self.remnants_end.is_none()
+            && self.cuts.is_empty()
+            && self.unmarked.is_empty()
+            && lets_nothing_go
+            && self.segments.back().is_some_and(|tail| bytes <= tail.room())
+    }
+
     /// A reader of what this writer wrote and will write.
     #[must_use]
     pub fn reader(&self) -> LogReaderHandle {

@@ -1,54 +1,122 @@
-//! The thread that turns a lane.
+//! Who turns a lane: a thread of its own, or a task on the thread of the connections (setting
+//! `one_thread`).
+//!
+//! As a task, it takes what connections read and leaves what they send without waking another
+//! thread, which costs more than a small turn. It runs after the connections that were ready with
+//! it, so it takes what they all read at once, and gives way after each turn.
 
+use std::future::poll_fn;
 use std::sync::Arc;
-use std::thread::JoinHandle;
-use std::time::Instant;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use atoll_base::LaneId;
-use atoll_node::{Lane, Output};
+use atoll_node::{Input, Lane, Output};
 
 use super::abort::AbortOnPanic;
+use super::alarm::Alarm;
+use super::running::{Place, Running};
 use crate::drive::clock::Clock;
 use crate::drive::hub::Hub;
 use crate::drive::mailbox::Taken;
 use crate::drive::metrics::observe;
 
-/// Starts the thread that turns `lane` until its queue is closed and empty.
-pub(crate) fn start(lane: Lane, id: LaneId, hub: Arc<Hub>) -> std::io::Result<JoinHandle<()>> {
+/// Starts to turn `lane` until its queue is closed and empty.
+pub(crate) fn start(
+    lane: Lane,
+    id: LaneId,
+    hub: Arc<Hub>,
+    place: Place,
+) -> std::io::Result<Running> {
     let name = format!("lane-{}-{id}", hub.node);
-    std::thread::Builder::new().name(name).spawn(move || run(lane, id, &hub))
+    let turner = Turner { lane, id, hub, inputs: Vec::new(), output: Output::default() };
+    match place {
+        Place::Task => Ok(Running::Task(tokio::spawn(turner.run_as_task()))),
+        Place::Thread => Running::thread(name, move || turner.run()),
+    }
 }
 
-fn run(mut lane: Lane, id: LaneId, hub: &Hub) {
-    let _guard = AbortOnPanic("a lane");
-    let mailbox = hub.lanes.mailbox(id);
-    let mut inputs = Vec::new();
-    let mut output = Output::default();
-    loop {
-        let timeout = lane.next_deadline().map(|at| hub.clock.until(at));
-        let taken = mailbox.take(&mut inputs, timeout);
-        if hub.raft_counts.is_asked(id) {
-            hub.raft_counts.tell(id, lane.counters());
+struct Turner {
+    lane: Lane,
+    id: LaneId,
+    hub: Arc<Hub>,
+    inputs: Vec<Input>,
+    output: Output,
+}
+
+impl Turner {
+    fn run(mut self) {
+        loop {
+            let timeout = self.patience();
+            let mailbox = self.hub.lanes.mailbox(self.id);
+            let taken = mailbox.take(&mut self.inputs, timeout);
+            if self.turn(taken) == Then::End {
+                return;
+            }
+        }
+    }
+
+    async fn run_as_task(mut self) {
+        let mut alarm = Alarm::new();
+        loop {
+            let until = self.patience().map(|patience| Instant::now() + patience);
+            let taken = poll_fn(|context| {
+                let mailbox = self.hub.lanes.mailbox(self.id);
+                match mailbox.poll_take(context, &mut self.inputs) {
+                    Poll::Ready(taken) => Poll::Ready(taken),
+                    Poll::Pending => alarm.poll(until, context).map(|()| Taken::TimedOut),
+                }
+            });
+            let taken = taken.await;
+            if self.turn(taken) == Then::End {
+                return;
+            }
+            if self.patience() == Some(Duration::ZERO)
+                || self.hub.lanes.mailbox(self.id).has_waiting()
+            {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// How long the lane may be left alone.
+    fn patience(&self) -> Option<Duration> {
+        self.lane.next_deadline().map(|at| self.hub.clock.until(at))
+    }
+
+    /// One turn with what was taken.
+    fn turn(&mut self, taken: Taken) -> Then {
+        let _guard = AbortOnPanic("a lane");
+        let Self { lane, id, hub, inputs, output } = self;
+        if hub.raft_counts.is_asked(*id) {
+            hub.raft_counts.tell(*id, lane.counters());
         }
         match taken {
             Taken::Items(waited) => observe(&hub.metrics.queue, waited),
             Taken::TimedOut => {}
-            Taken::Nudged => continue,
-            Taken::Closed => return,
+            Taken::Nudged => return Then::GoOn,
+            Taken::Closed => return Then::End,
         }
         let began = Instant::now();
-        lane.step(hub.clock.now(), Clock::wall(), &mut inputs, &mut output);
+        lane.step(hub.clock.now(), Clock::wall(), inputs, output);
         let stepped = Instant::now();
         if lane.apply() {
             observe(&hub.metrics.apply, stepped.elapsed());
         }
-        lane.serve(&mut output);
+        lane.serve(output);
         let turned = Instant::now();
         observe(&hub.metrics.lane_turn, turned - began);
         hub.metrics.turns.inc();
-        carry_out(&mut output, id, hub);
+        carry_out(output, *id, hub);
         observe(&hub.metrics.lane_output, turned.elapsed());
+        Then::GoOn
     }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Then {
+    GoOn,
+    End,
 }
 
 /// Does what a turn wants done, in the order that `Output` asks for.

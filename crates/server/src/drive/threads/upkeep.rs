@@ -1,13 +1,13 @@
 //! The upkeep thread: makes the engine durable when lanes ask, and looks at the disk's free space.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use atoll_node::Input;
 use atoll_storage::EngineError;
 
 use super::abort::{AbortOnPanic, abort};
+use super::running::Running;
 use crate::drive::hub::Hub;
 use crate::drive::mailbox::Taken;
 use crate::drive::metrics::observe;
@@ -17,10 +17,10 @@ use crate::drive::work::UpkeepJob;
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Starts the thread; it persists a last time when its queue is closed.
-pub(crate) fn start(hub: Arc<Hub>) -> std::io::Result<JoinHandle<()>> {
+pub(crate) fn start(hub: Arc<Hub>) -> std::io::Result<Running> {
     let name = format!("upkeep-{}", hub.node);
     let thread = Upkeep { hub };
-    std::thread::Builder::new().name(name).spawn(move || thread.run())
+    Running::thread(name, move || thread.run())
 }
 
 struct Upkeep {

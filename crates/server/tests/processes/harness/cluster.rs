@@ -13,7 +13,6 @@ use super::wait::eventually;
 /// Settings that keep several nodes on one small machine quick; a test adds its own.
 const SETTINGS: &[&str] = &[
     "--lanes=2",
-    "--worker-threads=2",
     "--election-timeout=500ms",
     "--heartbeat-interval=60ms",
     "--log-segment-bytes=32MiB",
@@ -141,6 +140,11 @@ impl Cluster {
             format!("--listen={}", self.client_address(node)),
             format!("--peer-listen={}", self.peer_address(node)),
             format!("--http-listen={}", self.http_address(node)),
+            // Both ways to work, side by side.
+            match node % 2 {
+                0 => "--worker-threads=2".to_owned(),
+                _ => "--one-thread=true".to_owned(),
+            },
         ];
         args.push(match node <= self.founders {
             true => format!("--bootstrap={}", list.join(",")),

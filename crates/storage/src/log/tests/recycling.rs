@@ -145,3 +145,31 @@ fn the_lane_reads_back_what_it_evicted() {
     assert_eq!((lane.first_index(), lane.last_index()), (LogIndex(51), LogIndex(50)));
     assert_eq!(lane.last_term(), Term(10));
 }
+
+#[test]
+fn a_plain_write_is_one_write_and_one_sync_of_the_open_file() {
+    let disk = MemDisk::new(1);
+    let (mut log, _) = open(&disk);
+    let mut plain = [0, 0];
+    let mut write = |log: &mut LogWriter, batches: &[LogBatch]| {
+        let (is_plain, before, named) = (log.is_plain(batches), disk.counts(), names(&disk));
+        log.write(batches).unwrap();
+        let after = disk.counts();
+        let did = (after.writes - before.writes, after.syncs - before.syncs);
+        let was_plain = did == (1, 1) && names(&disk) == named;
+        assert!(was_plain || !is_plain, "{did:?}: {batches:?}");
+        plain[usize::from(is_plain)] += 1;
+        is_plain
+    };
+    for index in 1..=45 {
+        write(&mut log, &batch(&[put(1, index, 1, &[0; 500]), vote(1, 1, 1, index)]));
+        if index % 8 == 0 {
+            log.release(ShardId(1), LogIndex(index), Term(1));
+            assert!(!log.is_plain(&[]), "a cut waits");
+        }
+    }
+    assert!(log.segment_count() > 1 && log.is_plain(&[]));
+    assert!(!write(&mut log, &batch(&[start(2, 7, 3, StartReason::Snapshot)])));
+    assert!(!write(&mut log, &batch(&[LogRecord::ShardRemoved { shard: ShardId(2) }])));
+    assert!(plain[0] >= 8 && plain[1] >= 15, "{plain:?}");
+}
