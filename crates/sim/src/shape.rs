@@ -123,14 +123,32 @@ impl Shape {
 /// Makes the choice of resting groups another draw than all others.
 const QUIET_SEED: u64 = 0x51ee_b11f_0000_0001;
 
+/// Makes the choice of usual timeouts another draw than all others.
+const USUAL_SEED: u64 = 0x51ee_b11f_0000_0002;
+
+/// The server's election timeout and heartbeat interval where nobody sets others.
+const USUAL_TIMES_MS: (u64, u64) = (500, 100);
+
+/// Election timeout and heartbeat interval: in half of the runs those that most clusters run with,
+/// otherwise any that a server accepts, so that elections race with all else and heartbeats come
+/// as seldom as they may, or far more often than usual.
+fn election_times(rng: &mut Rng, seed: u64) -> (Duration, Duration) {
+    let election = if rng.chance(1, 2) { rng.range(100, 400) } else { rng.range(400, 1_000) };
+    let any = (election, rng.range(election / 12, election / 3 + 1));
+    // Drawn apart, so that whoever sets these times changes nothing else of a run.
+    let is_usual = Rng::new(seed ^ USUAL_SEED).chance(1, 2);
+    let (election, heartbeat) = if is_usual { USUAL_TIMES_MS } else { any };
+    (Duration::from_millis(election), Duration::from_millis(heartbeat))
+}
+
 /// A lane's settings: small limits, so that every limit is met within seconds. In half of the runs
 /// groups without traffic rest.
 #[must_use]
 pub fn lane_settings(rng: &mut Rng, seed: u64) -> (RaftSettings, Limits, Upkeep) {
-    let election_ms = if rng.chance(1, 2) { rng.range(100, 400) } else { rng.range(400, 1_000) };
+    let (election_timeout_min, heartbeat_interval) = election_times(rng, seed);
     let raft = RaftSettings {
-        election_timeout_min: Duration::from_millis(election_ms),
-        heartbeat_interval: Duration::from_millis(rng.range(election_ms / 12, election_ms / 4)),
+        election_timeout_min,
+        heartbeat_interval,
         append_bytes_max: *rng.pick(&[200, 4 << 10, 1 << 20]).expect("not empty"),
         inflight_messages_max: *rng.pick(&[1, 4, 256]).expect("not empty"),
         inflight_bytes_max: *rng.pick(&[4 << 10, 64 << 10, 16 << 20]).expect("not empty"),

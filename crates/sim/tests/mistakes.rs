@@ -101,7 +101,7 @@ fn leases_cut_short_are_caught() {
 
 #[test]
 fn leases_kept_alive_too_late_are_caught() {
-    is_caught(Mistake::KeptAliveTooLate, &["lease length", "mutual exclusion"]);
+    is_caught(Mistake::KeptAliveTooLate, &["lease length", "mutual exclusion", "lock delay"]);
 }
 
 #[test]
