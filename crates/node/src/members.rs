@@ -308,12 +308,16 @@ fn lagging(core: &RaftCore, wish: &Membership) -> Option<String> {
     };
     let last = core.last_index();
     core.progress().iter().filter(|(node, _)| becomes_voter(node)).find_map(|(node, p)| {
+        // Who lost entries may have lost votes, too, and gives none before it has all it owes: as
+        // a voter that crashes before that it could keep the group without a leader for good.
+        let is_whole = p.owed.is_none();
         let is_near = p.state == SendState::Replicate && last.0 - p.matched.0 <= CATCH_UP_ENTRIES;
         let state = match p.state {
             SendState::Snapshot => "is getting a snapshot",
+            _ if !is_whole => "is being rebuilt after damage",
             _ => "has",
         };
-        (!is_near).then(|| {
+        (!is_near || !is_whole).then(|| {
             atoll_base::reached!("a change waited for a newcomer to catch up");
             format!("node {node} to catch up: it {state}, {} of {last} entries", p.matched)
         })
@@ -392,4 +396,88 @@ fn silent(
         voters.len(),
         missing.join(", ")
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use atoll_base::{Entry, LogIndex, Term, Time};
+    use atoll_raft::{Body, Config, HardState, LogReader, Message, Output, ReadError};
+    use bytes::Bytes;
+
+    use super::*;
+
+    const LEADER: NodeId = NodeId(1);
+    const LEARNER: NodeId = NodeId(2);
+
+    /// All that is asked for is in the core's memory.
+    struct EmptyLog;
+
+    impl LogReader for EmptyLog {
+        fn first_index(&self) -> LogIndex {
+            LogIndex(1)
+        }
+        fn last_index(&self) -> LogIndex {
+            LogIndex::ZERO
+        }
+        fn term(&self, _: LogIndex) -> Result<Term, ReadError> {
+            Ok(Term::ZERO)
+        }
+        fn entries(
+            &self,
+            from: LogIndex,
+            to: LogIndex,
+            _: usize,
+            _: &mut Vec<Entry>,
+        ) -> Result<(), ReadError> {
+            unreachable!("entries {from} to {to}")
+        }
+    }
+
+    /// One input, and what is written and applied at once after it.
+    fn step(core: &mut RaftCore, now: Time, input: Input) {
+        let (mut out, mut next) = (Output::default(), Some(input));
+        while let Some(input) = next.take() {
+            core.step(now, input, &EmptyLog, &mut out);
+            if let Some(write) = out.write.take() {
+                next =
+                    Some(Input::Written { write: write.id, term: write.term, index: write.index });
+            } else if let Some(commit) = out.commit {
+                next = Some(Input::Applied(commit));
+            }
+            out.clear();
+        }
+    }
+
+    fn says(core: &mut RaftCore, now: Time, body: Body) {
+        let (from, to, term) = (LEARNER, LEADER, core.term());
+        step(core, now, Input::Message(Message { from, to, term, body }));
+    }
+
+    #[test]
+    fn a_learner_that_owes_entries_does_not_become_a_voter() {
+        let membership = Membership::of_voters([LEADER]).with(LEARNER, Role::Learner);
+        let (config, hard) = (Config::new(LEADER, 1), HardState::default());
+        let mut core =
+            RaftCore::new(config, Time::ZERO, hard, membership, LogIndex::ZERO, &EmptyLog).unwrap();
+        let now = core.next_deadline().unwrap();
+        step(&mut core, now, Input::Tick);
+        assert!(core.is_leader());
+        step(&mut core, now, Input::Propose(vec![Bytes::from_static(b"one")]));
+        let last = core.last_index();
+        let wish = Membership::of_voters([LEADER, LEARNER]);
+        let acknowledges = |life| Body::AppendReply { matched: last, life };
+        says(&mut core, now, acknowledges(0));
+        assert_eq!(lagging(&core, &wish), None);
+        // It was damaged, and has all but the last entry again.
+        says(&mut core, now, Body::Amnesia { life: 1, log_is_lost: false });
+        let (prev_index, conflict_index, conflict_term) = (last, LogIndex(1), Term::ZERO);
+        says(&mut core, now, Body::AppendReject { prev_index, conflict_index, conflict_term });
+        says(&mut core, now, Body::AppendReply { matched: last.prev(), life: 1 });
+        let follower = &core.progress().iter().find(|(node, _)| *node == LEARNER).unwrap().1;
+        assert_eq!((follower.state, follower.owed), (SendState::Replicate, Some(last)));
+        let reason = lagging(&core, &wish).unwrap();
+        assert!(reason.contains("node 2 to catch up: it is being rebuilt"), "{reason}");
+        says(&mut core, now, acknowledges(1));
+        assert_eq!(lagging(&core, &wish), None);
+    }
 }
