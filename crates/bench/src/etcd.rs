@@ -3,27 +3,18 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::rc::Rc;
 
 use anyhow::{Context, Result, bail, ensure};
-use atoll_transport::stub::etcdserverpb::kv_client::KvClient;
-use atoll_transport::stub::etcdserverpb::lease_client::LeaseClient;
-use atoll_transport::stub::etcdserverpb::maintenance_client::MaintenanceClient;
-use atoll_transport::stub::etcdserverpb::watch_client::WatchClient;
-use atoll_transport::stub::v3lockpb::lock_client::LockClient;
 use atoll_wire::etcd::{etcdserverpb as proto, v3lockpb};
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
-use tonic::transport::{Channel, Endpoint};
+use tokio::sync::oneshot;
 
+use crate::grpc::{Answers, Call, Connection};
 use crate::process::{self, Server};
 use crate::target::{self, Route, Swap, Target};
 
 const MEMBERS: usize = 3;
-/// How long one operation may take.
-const REQUEST_MAX: Duration = Duration::from_secs(10);
 /// A contender's lease; longer than any cell is measured.
 const LEASE_TTL_S: i64 = 600;
 
@@ -79,10 +70,10 @@ impl Etcd {
 pub(crate) async fn leader(ports: &[u16]) -> Result<usize> {
     let mut leader = None;
     for (member, port) in ports.iter().enumerate() {
-        let channel = endpoint(*port)?.connect().await?;
-        let status =
-            MaintenanceClient::new(channel).status(proto::StatusRequest::default()).await?;
-        let status = status.into_inner();
+        let call = Call::new(*port, "/etcdserverpb.Maintenance/Status")?;
+        let connection = Connection::open(*port).await?;
+        let status: proto::StatusResponse =
+            connection.unary(&call, &proto::StatusRequest::default()).await?;
         ensure!(status.leader != 0, "member {member} knows no leader");
         if status.header.is_some_and(|header| header.member_id == status.leader) {
             leader = Some(member);
@@ -162,23 +153,57 @@ pub(crate) async fn connect(ports: &[u16], count: usize, route: Route) -> Result
 /// One connection to a member.
 #[derive(Clone)]
 pub(crate) struct Client {
-    channel: Channel,
-    kv: KvClient<Channel>,
+    connection: Connection,
+    calls: Rc<Calls>,
     /// What holds its locks.
     lease: i64,
+}
+
+/// What it calls.
+struct Calls {
+    put: Call,
+    range: Call,
+    txn: Call,
+    lease: Call,
+    lock: Call,
+    unlock: Call,
+    watch: Call,
 }
 
 impl Client {
     /// A connection to a server on this machine.
     pub(crate) async fn connect(port: u16) -> Result<Self> {
-        let channel = endpoint(port)?.connect().await?;
-        Ok(Self { kv: KvClient::new(channel.clone()), channel, lease: 0 })
+        let call = |path| Call::new(port, path);
+        let calls = Calls {
+            put: call("/etcdserverpb.KV/Put")?,
+            range: call("/etcdserverpb.KV/Range")?,
+            txn: call("/etcdserverpb.KV/Txn")?,
+            lease: call("/etcdserverpb.Lease/LeaseGrant")?,
+            lock: call("/v3lockpb.Lock/Lock")?,
+            unlock: call("/v3lockpb.Lock/Unlock")?,
+            watch: call("/etcdserverpb.Watch/Watch")?,
+        };
+        Ok(Self { connection: Connection::open(port).await?, calls: Rc::new(calls), lease: 0 })
     }
+
+    /// How many pairs a range holds.
+    async fn count(&self, request: &proto::RangeRequest) -> Result<usize> {
+        let found: Pairs = self.connection.unary(&self.calls.range, request).await?;
+        Ok(found.kvs.len())
+    }
+}
+
+/// What is looked at in the answer to a range: `RangeResponse`, its pairs left as they came.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Pairs {
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    kvs: Vec<Bytes>,
 }
 
 impl target::Client for Client {
     async fn put(&mut self, key: Bytes, value: Bytes) -> Result<()> {
-        self.kv.put(put_request((key, value))).await?;
+        let request = put_request((key, value));
+        let _: proto::PutResponse = self.connection.unary(&self.calls.put, &request).await?;
         Ok(())
     }
 
@@ -190,20 +215,20 @@ impl target::Client for Client {
             success: pairs.into_iter().map(op).collect(),
             ..Default::default()
         };
-        let done = self.kv.txn(request).await?.into_inner();
+        let done: proto::TxnResponse = self.connection.unary(&self.calls.txn, &request).await?;
         ensure!(done.succeeded, "a transaction without conditions did not succeed");
         Ok(())
     }
 
     async fn get(&mut self, key: Bytes) -> Result<bool> {
         let request = proto::RangeRequest { key, ..Default::default() };
-        Ok(!self.kv.range(request).await?.into_inner().kvs.is_empty())
+        Ok(self.count(&request).await? > 0)
     }
 
     async fn range(&mut self, keys: Range<Bytes>) -> Result<usize> {
         let request =
             proto::RangeRequest { key: keys.start, range_end: keys.end, ..Default::default() };
-        Ok(self.kv.range(request).await?.into_inner().kvs.len())
+        self.count(&request).await
     }
 
     async fn page(&mut self, from: Bytes, count: u64) -> Result<usize> {
@@ -213,7 +238,7 @@ impl target::Client for Client {
             limit: i64::try_from(count)?,
             ..Default::default()
         };
-        Ok(self.kv.range(request).await?.into_inner().kvs.len())
+        self.count(&request).await
     }
 
     async fn cas(&mut self, key: Bytes, expected: u64, value: Bytes) -> Result<Swap> {
@@ -232,7 +257,7 @@ impl target::Client for Client {
             success: op(Request::RequestPut(put_request((key, value)))),
             failure: op(Request::RequestRange(read)),
         };
-        let answer = self.kv.txn(request).await?.into_inner();
+        let answer: proto::TxnResponse = self.connection.unary(&self.calls.txn, &request).await?;
         let revision = match answer.responses.into_iter().next().and_then(|op| op.response) {
             Some(proto::response_op::Response::ResponseRange(read)) => {
                 read.kvs.first().map_or(0, |kv| kv.mod_revision)
@@ -246,18 +271,22 @@ impl target::Client for Client {
 
     async fn contender(&mut self) -> Result<Self> {
         let request = proto::LeaseGrantRequest { ttl: LEASE_TTL_S, id: 0 };
-        let lease = LeaseClient::new(self.channel.clone()).lease_grant(request).await?;
-        Ok(Self { lease: lease.into_inner().id, ..self.clone() })
+        let granted: proto::LeaseGrantResponse =
+            self.connection.unary(&self.calls.lease, &request).await?;
+        Ok(Self { lease: granted.id, ..self.clone() })
     }
 
     async fn lock(&mut self, name: &'static str) -> Result<Bytes> {
         let request = v3lockpb::LockRequest { name: Bytes::from(name), lease: self.lease };
-        Ok(LockClient::new(self.channel.clone()).lock(request).await?.into_inner().key)
+        let held: v3lockpb::LockResponse =
+            self.connection.unary(&self.calls.lock, &request).await?;
+        Ok(held.key)
     }
 
     async fn unlock(&mut self, key: Bytes) -> Result<()> {
         let request = v3lockpb::UnlockRequest { key };
-        LockClient::new(self.channel.clone()).unlock(request).await?;
+        let _: v3lockpb::UnlockResponse =
+            self.connection.unary(&self.calls.unlock, &request).await?;
         Ok(())
     }
 
@@ -272,29 +301,22 @@ impl target::Client for Client {
         let create = proto::WatchRequest {
             request_union: Some(proto::watch_request::RequestUnion::CreateRequest(create)),
         };
-        let (sender, requests) = mpsc::channel(count.max(1));
-        for _ in 0..count {
-            sender.send(create.clone()).await?;
-        }
-        // The stream of requests stays open: its end would end the watches.
-        let mut client = WatchClient::new(self.channel.clone());
-        let stream = client.watch(ReceiverStream::new(requests)).await?.into_inner();
-        let done = follow(stream, count, stood, seen).await;
-        drop(sender);
-        done
+        let creates = std::iter::repeat_n(create, count);
+        let answers = self.connection.stream(&self.calls.watch, creates).await?;
+        follow(answers, count, stood, seen).await
     }
 }
 
 /// The watches of one stream, as long as that takes.
 async fn follow(
-    mut stream: Streaming<proto::WatchResponse>,
+    mut answers: Answers,
     count: usize,
     stood: oneshot::Sender<()>,
     mut seen: impl FnMut(&[u8]),
 ) -> Result<()> {
     let mut created = 0;
     let mut stood = Some(stood);
-    while let Some(answer) = stream.message().await? {
+    while let Some(answer) = answers.next::<proto::WatchResponse>().await? {
         ensure!(!answer.canceled, "a watch was cancelled: {}", answer.cancel_reason);
         created += usize::from(answer.created);
         if created == count
@@ -311,10 +333,6 @@ async fn follow(
 
 fn put_request((key, value): (Bytes, Bytes)) -> proto::PutRequest {
     proto::PutRequest { key, value, ..Default::default() }
-}
-
-fn endpoint(port: u16) -> Result<Endpoint> {
-    Ok(Endpoint::from_shared(url(port))?.connect_timeout(REQUEST_MAX).timeout(REQUEST_MAX))
 }
 
 fn url(port: u16) -> String {

@@ -3,7 +3,8 @@
 //! Every target is measured the same way. [`plan`] starts three servers, fills them, restarts them,
 //! and takes one cell of the table after another; [`load`] is the load of one cell; [`target`] is
 //! what a system has to offer to be measured, [`mod@etcd`] and [`mod@atoll`] do; [`process`] runs
-//! the servers and reads what they cost; [`seen`] counts and [`report`] prints. [`versus`] measures
+//! the servers and reads what they cost; [`seen`] counts and [`report`] prints;
+//! [`mod@grpc`] is the client of all that is driven over etcd's API. [`versus`] measures
 //! one system after the other and shows them side by side; [`fanout`] is the load of watches.
 //! [`recovery`] kills servers instead and takes the time until all is well again.
 //!
@@ -15,6 +16,7 @@
 mod atoll;
 mod etcd;
 mod fanout;
+mod grpc;
 mod histogram;
 mod load;
 mod plan;
