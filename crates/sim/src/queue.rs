@@ -6,7 +6,7 @@
 //! Most of what happens are turns of lanes, and each lane has at most one to come, which often is
 //! moved: those are *alarms*, beside the heap, so that moving one leaves nothing behind.
 
-use std::cmp::Ordering;
+use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
@@ -20,13 +20,10 @@ use atoll_base::Time;
 pub struct EventQueue<E> {
     now: Time,
     scheduled: u64,
-    heap: BinaryHeap<Scheduled>,
+    heap: BinaryHeap<Reverse<When>>,
     events: Vec<Option<E>>,
     free: Vec<u32>,
-    /// When each alarm rings, and the number under which that was set.
-    alarms: Vec<(Time, u64)>,
-    /// The alarm that rings first.
-    first_alarm: usize,
+    alarms: Alarms,
 }
 
 /// What happens next.
@@ -38,26 +35,73 @@ pub enum Due<E> {
     Alarm(usize),
 }
 
-/// An alarm that is not set.
-const UNSET: (Time, u64) = (Time::MAX, u64::MAX);
+/// When something happens, by time and then by age, and its place: one number, which the processor
+/// compares without a guess.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct When(u128);
 
-#[derive(PartialEq, Eq, Debug)]
-struct Scheduled {
-    at: Time,
-    number: u64,
-    place: u32,
-}
+impl When {
+    /// What never happens.
+    const NEVER: Self = Self(u128::MAX);
+    const PLACE_BITS: u32 = 24;
 
-impl PartialOrd for Scheduled {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
+    /// The `number`th thing that was scheduled: unique, and less than a million million.
+    fn new(at: Time, number: u64, place: u32) -> Self {
+        let age = number << Self::PLACE_BITS | u64::from(place);
+        Self(u128::from(at.0) << 64 | u128::from(age))
+    }
+
+    fn at(self) -> Time {
+        Time((self.0 >> 64) as u64)
+    }
+
+    fn place(self) -> usize {
+        self.0 as usize & ((1 << Self::PLACE_BITS) - 1)
     }
 }
 
-impl Ord for Scheduled {
-    /// The earliest is the greatest, since the heap gives the greatest first. Numbers are unique.
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.at, other.number).cmp(&(self.at, self.number))
+/// Alarms as a tournament: each node holds the earlier of the two below it, the first one is the
+/// earliest of all. Moving an alarm plays its matches again, until one ends as before.
+#[derive(Debug)]
+struct Alarms {
+    /// The root is at 1, alarm `n` at `len / 2 + n`.
+    tree: Vec<When>,
+}
+
+impl Default for Alarms {
+    fn default() -> Self {
+        Self { tree: vec![When::NEVER; 2] }
+    }
+}
+
+impl Alarms {
+    fn first(&self) -> When {
+        self.tree[1]
+    }
+
+    fn set(&mut self, place: usize, to: When) {
+        while self.tree.len() / 2 <= place {
+            self.grow();
+        }
+        let mut at = self.tree.len() / 2 + place;
+        self.tree[at] = to;
+        while at > 1 {
+            let earlier = self.tree[at & !1].min(self.tree[at | 1]);
+            at /= 2;
+            if self.tree[at] == earlier {
+                return;
+            }
+            self.tree[at] = earlier;
+        }
+    }
+
+    fn grow(&mut self) {
+        let half = self.tree.len() / 2;
+        let old = self.tree.split_off(half);
+        self.tree = vec![When::NEVER; 4 * half];
+        for (place, when) in old.into_iter().enumerate() {
+            self.set(place, when);
+        }
     }
 }
 
@@ -69,8 +113,7 @@ impl<E> Default for EventQueue<E> {
             heap: BinaryHeap::new(),
             events: Vec::new(),
             free: Vec::new(),
-            alarms: Vec::new(),
-            first_alarm: 0,
+            alarms: Alarms::default(),
         }
     }
 }
@@ -91,37 +134,24 @@ impl<E> EventQueue<E> {
     /// True when nothing will ever happen again.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.heap.is_empty() && self.alarms.iter().all(|alarm| *alarm == UNSET)
+        self.heap.is_empty() && self.alarms.first() == When::NEVER
     }
 
     /// Sets the alarm `place` to `at`, or to now when that has passed; it rings only then.
     pub fn set_alarm(&mut self, place: usize, at: Time) {
         self.scheduled += 1;
-        self.move_alarm(place, (at.max(self.now), self.scheduled));
+        self.alarms.set(place, When::new(at.max(self.now), self.scheduled, place as u32));
     }
 
     /// Lets the alarm `place` not ring.
     pub fn clear_alarm(&mut self, place: usize) {
-        self.move_alarm(place, UNSET);
-    }
-
-    fn move_alarm(&mut self, place: usize, to: (Time, u64)) {
-        if self.alarms.len() <= place {
-            self.alarms.resize(place + 1, UNSET);
-        }
-        self.alarms[place] = to;
-        if to < self.alarms[self.first_alarm] {
-            self.first_alarm = place;
-        } else if place == self.first_alarm {
-            let all = self.alarms.iter().enumerate().min_by_key(|(_, alarm)| **alarm);
-            self.first_alarm = all.map_or(0, |(first, _)| first);
-        }
+        self.alarms.set(place, When::NEVER);
     }
 
     /// Lets `event` happen at `at`, or now when that has passed.
     ///
     /// # Panics
-    /// With more than four billion events to come.
+    /// With more than sixteen million events to come.
     pub fn at(&mut self, at: Time, event: E) {
         self.scheduled += 1;
         let place = match self.free.pop() {
@@ -131,10 +161,14 @@ impl<E> EventQueue<E> {
             }
             None => {
                 self.events.push(Some(event));
-                u32::try_from(self.events.len() - 1).expect("a run has fewer events to come")
+                assert!(
+                    self.events.len() < 1 << When::PLACE_BITS,
+                    "a run has fewer events to come"
+                );
+                (self.events.len() - 1) as u32
             }
         };
-        self.heap.push(Scheduled { at: at.max(self.now), number: self.scheduled, place });
+        self.heap.push(Reverse(When::new(at.max(self.now), self.scheduled, place)));
     }
 
     /// Lets `event` happen after `delay`.
@@ -147,19 +181,22 @@ impl<E> EventQueue<E> {
     /// # Panics
     /// When time went back.
     pub fn pop(&mut self) -> Option<(Time, Due<E>)> {
-        let alarm = self.alarms.get(self.first_alarm).copied().unwrap_or(UNSET);
-        if alarm != UNSET && self.heap.peek().is_none_or(|next| alarm < (next.at, next.number)) {
-            let (at, place) = (alarm.0, self.first_alarm);
-            self.move_alarm(place, UNSET);
-            self.now = at;
-            return Some((at, Due::Alarm(place)));
+        let alarm = self.alarms.first();
+        if self.heap.peek().is_none_or(|Reverse(next)| alarm < *next) {
+            if alarm == When::NEVER {
+                return None;
+            }
+            self.clear_alarm(alarm.place());
+            self.now = alarm.at();
+            return Some((self.now, Due::Alarm(alarm.place())));
         }
-        let next = self.heap.pop()?;
-        assert!(next.at >= self.now, "time went back: {:?} after {:?}", next.at, self.now);
-        self.now = next.at;
-        self.free.push(next.place);
-        let event = self.events[next.place as usize].take().expect("it was scheduled once");
-        Some((next.at, Due::Event(event)))
+        let Reverse(next) = self.heap.pop()?;
+        let (at, place) = (next.at(), next.place());
+        assert!(at >= self.now, "time went back: {at:?} after {:?}", self.now);
+        self.now = at;
+        self.free.push(place as u32);
+        let event = self.events[place].take().expect("it was scheduled once");
+        Some((at, Due::Event(event)))
     }
 }
 
@@ -207,11 +244,11 @@ mod tests {
         let mut rng = atoll_base::Rng::new(7);
         let mut queue = EventQueue::default();
         let mut wanted = std::collections::BTreeMap::new();
-        let mut alarms = [None; 5];
+        let mut alarms = [None; 9];
         for n in 0..2_000_u64 {
             let at = Time(queue.now().0 + rng.below(50));
             if rng.chance(1, 2) {
-                let place = rng.below(5) as usize;
+                let place = rng.below(9) as usize;
                 queue.set_alarm(place, at);
                 wanted.insert((at, n), Due::Alarm(place));
                 if let Some(old) = alarms[place].replace((at, n)) {

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use atoll_base::Rng;
 
+use super::content::Content;
 use super::{Disk, DiskFile, OpenMode};
 
 /// What survives a power loss in one piece.
@@ -63,9 +64,9 @@ struct State {
 #[derive(Default)]
 struct FileState {
     /// What readers see.
-    seen: Vec<u8>,
+    seen: Content,
     /// What a power loss leaves at least.
-    durable: Vec<u8>,
+    durable: Content,
     /// Changes since the last sync, in order.
     pending: Vec<Change>,
 }
@@ -248,7 +249,7 @@ impl MemDisk {
     pub fn contents(&self, path: &Path) -> io::Result<Vec<u8>> {
         let mut state = self.lock();
         let id = state.find(path)?;
-        Ok(state.file(id).seen.clone())
+        Ok(state.file(id).seen.to_vec())
     }
 
     fn damage(&self, path: &Path, offset: u64, change: impl Fn(u8) -> u8) -> io::Result<()> {
@@ -256,12 +257,11 @@ impl MemDisk {
         let id = state.find(path)?;
         let file = state.file(id);
         let at = offset as usize;
-        if at >= file.seen.len() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        file.seen[at] = change(file.seen[at]);
-        if let Some(byte) = file.durable.get_mut(at) {
-            *byte = change(*byte);
+        let mut byte = [0];
+        file.seen.read(at, &mut byte).ok_or(io::ErrorKind::UnexpectedEof)?;
+        file.seen.write(at, &byte.map(&change));
+        if file.durable.read(at, &mut byte).is_some() {
+            file.durable.write(at, &byte.map(&change));
         }
         Ok(())
     }
@@ -326,34 +326,26 @@ impl FileState {
 }
 
 impl Change {
-    fn apply(&self, content: &mut Vec<u8>) {
+    fn apply(&self, content: &mut Content) {
         match self {
-            Self::SetLen(len) => content.resize(*len, 0),
-            Self::Write { offset, bytes } => put(content, *offset, bytes),
+            Self::SetLen(len) => content.resize(*len),
+            Self::Write { offset, bytes } => content.write(*offset, bytes),
         }
     }
 
     /// Lets each sector survive on its own.
-    fn tear(&self, content: &mut Vec<u8>, rng: &mut Rng) {
+    fn tear(&self, content: &mut Content, rng: &mut Rng) {
         let Self::Write { offset, bytes } = self else { return };
         let mut at = 0;
         while at < bytes.len() {
             let sector_end = (*offset + at) / SECTOR_BYTES * SECTOR_BYTES + SECTOR_BYTES;
             let end = (sector_end - *offset).min(bytes.len());
             if rng.chance(1, 2) {
-                put(content, *offset + at, &bytes[at..end]);
+                content.write(*offset + at, &bytes[at..end]);
             }
             at = end;
         }
     }
-}
-
-fn put(content: &mut Vec<u8>, offset: usize, bytes: &[u8]) {
-    let end = offset + bytes.len();
-    if content.len() < end {
-        content.resize(end, 0);
-    }
-    content[offset..end].copy_from_slice(bytes);
 }
 
 impl Disk for MemDisk {
@@ -455,10 +447,8 @@ impl MemFile {
 impl DiskFile for MemFile {
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let mut state = self.lock()?;
-        let start = offset as usize;
-        let found = state.file(self.id).seen.get(start..start.saturating_add(buf.len()));
-        buf.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
-        Ok(())
+        let found = state.file(self.id).seen.read(offset as usize, buf);
+        found.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {

@@ -15,6 +15,7 @@
 
 #[cfg(target_os = "linux")]
 mod append;
+mod content;
 pub mod mem;
 pub mod real;
 #[cfg(test)]

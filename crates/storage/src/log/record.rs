@@ -7,6 +7,9 @@ use bytes::Bytes;
 /// Bytes before a record's payload.
 pub(crate) const HEADER_BYTES: usize = 48;
 
+/// Where in a header the segment's tag stands.
+pub(crate) const TAG_AT: usize = 8;
+
 /// Records start at multiples of this.
 pub(crate) const ALIGN_BYTES: usize = 8;
 
@@ -246,7 +249,7 @@ fn header_check(record: &[u8], place: Place) -> u16 {
 pub(crate) fn claimed_header(bytes: &[u8], place: Place) -> Option<RecordHeader> {
     let head = bytes.first_chunk::<HEADER_BYTES>()?;
     let len = word(head, 0);
-    if word(head, 8) != segment_tag(place.segment)
+    if word(head, TAG_AT) != segment_tag(place.segment)
         || (len as usize) < HEADER_BYTES
         || len as usize > bytes.len()
     {

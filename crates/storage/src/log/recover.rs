@@ -128,7 +128,7 @@ struct SegmentFile {
 /// A whole segment, in which the pages nothing was written to take no memory: a segment is as long
 /// as it may become from its beginning, and mostly zeros until it is full.
 fn read_written(file: &dyn DiskFile, len: usize) -> io::Result<Vec<u8>> {
-    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    static ZEROS: [u8; 16 << 10] = [0; 16 << 10];
     let mut bytes = vec![0; len];
     let mut piece = vec![0; ZEROS.len().min(len)];
     for from in (0..len).step_by(ZEROS.len()) {

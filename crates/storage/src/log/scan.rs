@@ -164,8 +164,27 @@ impl Walk {
         claims.filter_map(|p| Some(p as u32 + self.claimed(p)?.stored_bytes())).max()
     }
 
-    fn places_after(&self, at: usize) -> impl Iterator<Item = usize> + use<> {
-        (aligned(at + 1)..self.bytes.len()).step_by(ALIGN_BYTES)
+    /// The places after `at` where a record may begin: at others there is no tag of this segment.
+    fn places_after(&self, at: usize) -> impl Iterator<Item = usize> {
+        let mut from = aligned(at + 1);
+        std::iter::from_fn(move || {
+            let place = self.next_tagged(from)?;
+            from = place + ALIGN_BYTES;
+            Some(place)
+        })
+    }
+
+    /// The first aligned place from `from` on that bears this segment's tag. Most of a segment is
+    /// empty for most of its life, so many places are looked at together.
+    fn next_tagged(&self, from: usize) -> Option<usize> {
+        let tag = record::segment_tag(self.number).to_le_bytes();
+        let (words, _) = self.bytes.get(from + record::TAG_AT..)?.as_chunks::<ALIGN_BYTES>();
+        let is_tag = |word: &[u8; ALIGN_BYTES]| word[..tag.len()] == tag;
+        let blocks = words.chunks(64);
+        let empty = blocks.take_while(|block| !block.iter().fold(false, |any, w| any | is_tag(w)));
+        let skipped = empty.map(<[_]>::len).sum::<usize>();
+        let found = skipped + words[skipped..].iter().position(is_tag)?;
+        Some(from + found * ALIGN_BYTES)
     }
 
     fn found(&self, at: usize, header: RecordHeader) -> Found {
