@@ -5,7 +5,7 @@
 //! Varints are LEB128: seven bits a byte, low first, at most ten bytes, shortest form only, so that
 //! a value has one encoding.
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 /// Why bytes could not be decoded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -198,6 +198,14 @@ impl Reader {
         Err(DecodeError::Unknown { what, offset, value })
     }
 
+    /// All that is left, which shares the input and ends the reading.
+    #[must_use]
+    pub fn rest(self) -> Bytes {
+        let Self { mut input, at } = self;
+        input.advance(at);
+        input
+    }
+
     /// A length and that many bytes, shared with the input.
     ///
     /// # Errors
@@ -254,7 +262,9 @@ mod tests {
         assert_eq!(r.u32_fixed("w"), Ok(7));
         assert_eq!(r.u64_fixed("d"), Ok(8));
         assert_eq!(r.bytes("s").unwrap(), "abc");
+        assert_eq!(r.clone().rest(), "z");
         assert_eq!(r.raw(1, "z").unwrap(), "z");
+        assert_eq!(r.clone().rest(), "");
         assert_eq!(r.finish("all"), Ok(()));
     }
 

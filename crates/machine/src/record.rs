@@ -91,13 +91,12 @@ impl Record {
             0 => None,
             _ => Some(LeaseId(r.varint("lease")?)),
         };
-        let left = r.remaining();
         Ok(Some(Self {
             mod_revision: Revision(mod_revision),
             create_revision: Revision(create),
             version,
             lease,
-            value: r.raw(left, "value")?,
+            value: r.rest(),
         }))
     }
 

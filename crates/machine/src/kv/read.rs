@@ -98,17 +98,26 @@ pub(crate) fn read_range(
     }
     let range = Visit { start: &query.start, end: &query.end, direction: query.direction, at };
     let mut visited = 0;
-    visit(reads, scope, range, |key, found| {
+    let mut see = |key: Bytes, record: Option<Record>| {
         visited += 1;
         if visited > limits.page_visits_max {
             page.stop(key);
-            return Ok(false);
+            return false;
         }
-        Ok(match found {
-            Some(found) => page.take(key, found.record),
-            None => true,
-        })
-    })?;
+        record.is_none_or(|record| page.take(key, record))
+    };
+    if at.is_some() {
+        visit(reads, scope, range, |key, found| Ok(see(key, found.map(|found| found.record))))?;
+        return Ok(page.page);
+    }
+    // Most ranges by far are read as they are now.
+    let span = Scope::current_span(&query.start, &query.end);
+    for pair in reads.scan(scope.current(), borrowed(&span), query.direction) {
+        let (key, bytes) = pair.map_err(|e| scope.engine(e))?;
+        if !see(key, Some(decode_current(scope, bytes)?)) {
+            break;
+        }
+    }
     Ok(page.page)
 }
 

@@ -446,7 +446,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "engine_cache_bytes",
         Some("256MiB"),
         "1MiB to 1TiB",
-        "Memory for blocks and rows read from disk.",
+        "Memory for blocks, rows and ranges read from disk.",
         |c, v| {
             c.engine_cache_bytes = sized(v, MIB, 1024 * GIB)?;
             Ok(())

@@ -162,11 +162,13 @@ impl LayeredTables {
 
     /// The layers, newest first, and the tables, at one moment.
     pub(super) fn view(&self) -> (Vec<Held>, TablesView) {
+        let moment = self.shared.tables.view_moment();
         let layers = self.shared.layers();
         let active = Arc::clone(&layers.active);
+        let moment = moment.settled(layers.sealed.is_none());
         let mut held = vec![Held { number: active.hold(), layer: active }];
         held.extend(layers.sealed.clone().map(|layer| Held { layer, number: NEWEST }));
-        (held, self.shared.tables.view())
+        (held, self.shared.tables.view(moment))
     }
 
     /// Returns when every earlier write survives a power loss.

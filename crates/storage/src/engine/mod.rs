@@ -22,6 +22,8 @@ mod merged;
 mod persisted;
 mod redo;
 mod rows;
+mod stretches;
+mod table_scan;
 mod tables;
 #[cfg(test)]
 mod tests;

@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -25,6 +26,8 @@ use super::layer::{Layer, Run};
 use super::persisted::PersistedMark;
 use super::redo::{RedoError, RedoFile};
 use super::rows::{Moment, Rows};
+use super::stretches::{self, Stretches};
+use super::table_scan::{Below, TableScan, successor};
 use super::{Direction, EngineError, KeyRange, Pair, Scan, Tree, is_empty_range};
 use crate::disk::RealDisk;
 
@@ -53,8 +56,8 @@ pub enum Compression {
 /// Settings of a [`FjallEngine`](super::FjallEngine).
 #[derive(Clone, Debug)]
 pub struct FjallOptions {
-    /// Bytes of what is kept of the tables in memory, for all trees: an eighth for single rows, the
-    /// rest for blocks.
+    /// Bytes of what is kept of the tables in memory, for all trees: an eighth for single rows, a
+    /// quarter for what scans found, the rest for blocks.
     pub cache_bytes: u64,
     /// Bytes of recent writes in memory before they are flushed; twice that, and what is being
     /// flushed, are held at most.
@@ -110,6 +113,7 @@ pub(super) struct Tables {
     /// Replaced, never changed, so that a view keeps the trees it began with.
     trees: RwLock<Arc<Trees>>,
     rows: Rows,
+    stretches: Arc<Stretches>,
     flushes: Mutex<Flushes>,
     redo: RedoFile,
     /// The library's folder of trees.
@@ -121,9 +125,9 @@ impl Tables {
     pub(super) fn open(dir: &Path, options: &FjallOptions) -> Result<Self, EngineError> {
         std::fs::create_dir_all(dir).map_err(|e| failed("open", e))?;
         let persisted = PersistedMark::open(&RealDisk, dir).map_err(|e| failed("open", e))?;
-        let rows_bytes = options.cache_bytes / 8;
+        let (rows_bytes, stretches_bytes) = (options.cache_bytes / 8, options.cache_bytes / 4);
         let db = Database::builder(dir.join("fjall"))
-            .cache_size(options.cache_bytes - rows_bytes)
+            .cache_size(options.cache_bytes - rows_bytes - stretches_bytes)
             .worker_threads(options.worker_threads.max(1))
             .manual_journal_persist(true)
             .open()
@@ -159,6 +163,7 @@ impl Tables {
             compression: options.compression,
             trees: RwLock::new(Arc::new(trees)),
             rows: Rows::new(rows_bytes),
+            stretches: Arc::new(Stretches::new(stretches_bytes)),
             flushes: Mutex::new(Flushes { persisted, has_redo: false, taken: BTreeSet::new() }),
             redo: RedoFile::new(dir),
             trees_dir: dir.join("fjall/keyspaces"),
@@ -212,6 +217,7 @@ impl Tables {
                 continue;
             }
             self.rows.renew(tree, &run);
+            self.stretches.renew(tree, &run);
             let handle = self.tree_for_write(tree)?;
             wait_for_compaction(&handle, wait_until);
             let mut table = handle.start_ingestion().map_err(|e| error("flush", e))?;
@@ -289,9 +295,15 @@ impl Tables {
         Ok(Some(value))
     }
 
-    /// A picture of the tables as they are.
-    pub(super) fn view(&self) -> TablesView {
-        TablesView { snapshot: self.db.snapshot(), trees: self.trees() }
+    /// To be taken before the layers are looked at, for [`Tables::view`].
+    pub(super) fn view_moment(&self) -> stretches::Moment {
+        self.stretches.moment()
+    }
+
+    /// A picture of the tables as they are; no layer is sealed meanwhile.
+    pub(super) fn view(&self, moment: stretches::Moment) -> TablesView {
+        let stretches = Arc::clone(&self.stretches);
+        TablesView { snapshot: self.db.snapshot(), trees: self.trees(), stretches, moment }
     }
 
     /// Forgets a keyspace's trees; not while a flush is under way.
@@ -304,6 +316,7 @@ impl Tables {
             }
         }
         self.rows.forget(keyspace);
+        self.stretches.forget(keyspace);
         Ok(())
     }
 
@@ -322,7 +335,14 @@ impl Tables {
     }
 
     pub(super) fn memory_bytes(&self) -> u64 {
-        self.db.cache_size() + self.db.write_buffer_size() + self.rows.bytes()
+        let kept = self.rows.bytes() + self.stretches.bytes();
+        self.db.cache_size() + self.db.write_buffer_size() + kept
+    }
+
+    /// Bytes of what scans found.
+    #[cfg(test)]
+    pub(super) fn stretches_bytes(&self) -> u64 {
+        self.stretches.bytes()
     }
 }
 
@@ -330,6 +350,8 @@ impl Tables {
 pub(super) struct TablesView {
     snapshot: Snapshot,
     trees: Arc<Trees>,
+    stretches: Arc<Stretches>,
+    moment: stretches::Moment,
 }
 
 impl TablesView {
@@ -350,12 +372,58 @@ impl TablesView {
         if is_empty_range(&range) {
             return None;
         }
+        let (Tree::Current(keyspace), Direction::Forward) = (tree, direction) else {
+            return Some(self.read(handle, range, direction));
+        };
+        let from = match range.0 {
+            Bound::Included(key) => Bytes::copy_from_slice(key),
+            Bound::Excluded(key) => successor(key),
+            Bound::Unbounded => Bytes::new(),
+        };
+        let to = match range.1 {
+            Bound::Included(key) => Some(successor(key)),
+            Bound::Excluded(key) => Some(Bytes::copy_from_slice(key)),
+            Bound::Unbounded => None,
+        };
+        let below = TreeView { tables: self, handle };
+        let stretches = (&*self.stretches, self.moment);
+        Some(Box::new(TableScan::new(below, stretches, keyspace, (from, to))))
+    }
+
+    /// Reads every pair of every tree from the tables themselves.
+    pub(super) fn check(&self) -> Result<(), EngineError> {
+        let everything = (Bound::Unbounded, Bound::Unbounded);
+        let trees = self.trees.values();
+        trees
+            .flat_map(|handle| self.read(handle, everything, Direction::Forward))
+            .try_for_each(|pair| pair.map(drop))
+    }
+
+    fn read<'a>(
+        &'a self,
+        handle: &'a Keyspace,
+        range: KeyRange<'_>,
+        direction: Direction,
+    ) -> Scan<'a> {
         let range = (range.0.map(<[u8]>::to_vec), range.1.map(<[u8]>::to_vec));
         let found = self.snapshot.range::<Vec<u8>, _>(handle, range);
-        Some(match direction {
+        match direction {
             Direction::Forward => Box::new(UntilError::new(found.map(pair))),
             Direction::Backward => Box::new(UntilError::new(found.rev().map(pair))),
-        })
+        }
+    }
+}
+
+/// One tree of a view.
+struct TreeView<'a> {
+    tables: &'a TablesView,
+    handle: &'a Keyspace,
+}
+
+impl<'a> Below<'a> for TreeView<'a> {
+    fn scan(&self, from: &[u8], to: Option<&[u8]>) -> Scan<'a> {
+        let to = to.map_or(Bound::Unbounded, Bound::Excluded);
+        self.tables.read(self.handle, (Bound::Included(from), to), Direction::Forward)
     }
 }
 

@@ -634,3 +634,62 @@ fn persist_ends_while_others_write_without_pause() {
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
 }
+
+#[test]
+fn scans_beside_flushes_see_their_view() {
+    const KEYS: u32 = 300;
+    let dir = tempfile::tempdir().unwrap();
+    let engine = FjallEngine::open(dir.path(), tiny()).unwrap();
+    // All keys change in one batch: a view has the same value everywhere.
+    let write = |round: u8| {
+        let mut batch = WriteBatch::new();
+        for n in 0..KEYS {
+            batch.put(TREES[1], n.to_be_bytes().to_vec(), vec![round; 60]);
+        }
+        engine.write(batch).unwrap();
+    };
+    write(1);
+    let scan = |view: &dyn ReadView, rng: &mut Rng| -> u8 {
+        let (a, b) = (rng.below(u64::from(KEYS)) as u32, rng.below(u64::from(KEYS)) as u32);
+        let (from, to) = (a.min(b).to_be_bytes(), a.max(b).to_be_bytes());
+        let range = (Bound::Included(&from[..]), Bound::Included(&to[..]));
+        let pairs = view.scan(TREES[1], range, Direction::Forward);
+        let pairs: Vec<_> = pairs.map(Result::unwrap).collect();
+        assert_eq!(pairs.len(), a.abs_diff(b) as usize + 1);
+        assert!(pairs.windows(2).all(|w| w[0].0 < w[1].0 && w[0].1 == w[1].1), "{from:?}..={to:?}");
+        pairs[0].1[0]
+    };
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for reader in 0..2 {
+            let (is_over, engine) = (&is_over, &engine);
+            scope.spawn(move || {
+                let mut rng = Rng::new(reader);
+                let mut older = engine.view();
+                let mut newest = 1;
+                while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                    let view = engine.view();
+                    let round = scan(&*view, &mut rng);
+                    assert!(round >= newest, "went back from round {newest} to {round}");
+                    newest = round;
+                    let before = scan(&*older, &mut rng);
+                    assert_eq!(before, scan(&*older, &mut rng), "a view never changes");
+                    assert!(before <= round);
+                    if rng.below(5) == 0 {
+                        older = view;
+                    }
+                }
+            });
+        }
+        for round in 2..=120 {
+            write(round);
+            if round % 5 == 0 {
+                engine.persist().unwrap();
+            }
+        }
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    let mut rng = Rng::new(9);
+    assert_eq!(scan(&*engine.view(), &mut rng), 120);
+    assert!(engine.stretches_bytes() > 0, "scans keep what they found");
+}

@@ -1,0 +1,403 @@
+//! Stretches of the trees of current versions, as scans took them out of tables.
+//!
+//! A scan of tables merges the runs of a tree, block by block, and costs several times what its
+//! rows do. What it found is kept here in order: a stretch has every row of its span of keys, so a
+//! later scan walks it and opens no table.
+//!
+//! Flushes change tables, and a view must not see what was flushed after it was made. So flushes
+//! are counted, and with each count go the stretches in which it changes a row
+//! ([`Stretches::renew`], at any time before the end of the flush). Then, at one count:
+//!
+//! - Stretches are kept only by views that were made at this count while no layer was being
+//!   flushed ([`Moment`] says so): they have seen the tables as the last flush left them.
+//! - Stretches are read only by views of this count. Such a view either was made after that flush,
+//!   and its tables are the same; or it holds the layer that was being flushed, and that layer
+//!   speaks for every row in which the tables may differ.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use atoll_base::KeyspaceId;
+use bytes::Bytes;
+
+use super::Tree;
+use super::layer::Run;
+
+/// What a stretch costs beside its bytes and rows.
+const STRETCH_OVERHEAD_BYTES: usize = 256;
+/// What a row costs beside its bytes.
+const ROW_OVERHEAD_BYTES: usize = 8;
+
+/// The rows of a span of keys, in order, in one piece.
+#[derive(Default)]
+pub(super) struct Stretch {
+    bytes: Vec<u8>,
+    /// Where each row's value begins and where it ends; its key begins where the row before ended.
+    rows: Vec<(u32, u32)>,
+}
+
+/// Stretches that do not overlap, up to a number of bytes.
+pub(super) struct Stretches {
+    places: RwLock<Places>,
+    /// Also changed under the lock of `places`; here for who only wants to know it.
+    flushes: AtomicU64,
+    bytes_max: u64,
+}
+
+#[derive(Default)]
+struct Places {
+    trees: BTreeMap<KeyspaceId, BTreeMap<Bytes, Place>>,
+    /// Whose turn it is to go, unless it was read since it was last asked.
+    queue: VecDeque<(KeyspaceId, Bytes)>,
+    bytes: u64,
+}
+
+struct Place {
+    /// Exclusive; `None` is the end of the tree.
+    to: Option<Bytes>,
+    stretch: Arc<Stretch>,
+    is_wanted: AtomicBool,
+}
+
+/// When a view was made.
+#[derive(Clone, Copy)]
+pub(super) struct Moment {
+    flushes: u64,
+    /// No layer was being flushed, nor waited for that.
+    is_settled: bool,
+}
+
+/// What is known of the keys from some place on.
+pub(super) enum Next {
+    /// This stretch has them, up to its end: exclusive, `None` is the end of the tree.
+    Kept(Arc<Stretch>, Option<Bytes>),
+    /// Nothing up to this key, where a stretch begins; `None`: nothing at all.
+    Unknown(Option<Bytes>),
+}
+
+impl Stretch {
+    /// Adds a row behind the others; false when the stretch can't hold it.
+    pub(super) fn push(&mut self, key: &[u8], value: &[u8]) -> bool {
+        let value_at = self.bytes.len() + key.len();
+        let (Ok(value_at), Ok(end)) =
+            (u32::try_from(value_at), u32::try_from(value_at + value.len()))
+        else {
+            return false;
+        };
+        self.bytes.extend_from_slice(key);
+        self.bytes.extend_from_slice(value);
+        self.rows.push((value_at, end));
+        true
+    }
+
+    /// Rows in it.
+    pub(super) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Bytes of its rows.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn begin(&self, row: usize) -> usize {
+        row.checked_sub(1).map_or(0, |before| self.rows[before].1 as usize)
+    }
+
+    pub(super) fn key(&self, row: usize) -> &[u8] {
+        &self.bytes[self.begin(row)..self.rows[row].0 as usize]
+    }
+
+    /// The first row whose key is `key` or follows it.
+    pub(super) fn first_from(&self, key: &[u8]) -> usize {
+        let (mut low, mut high) = (0, self.rows.len());
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            if self.key(middle) < key {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+
+    /// A copy of some rows, for one reader: the pairs share its bytes, and nobody else's.
+    pub(super) fn copy(
+        &self,
+        rows: std::ops::Range<usize>,
+    ) -> impl Iterator<Item = (Bytes, Bytes)> + use<> {
+        let base = self.begin(rows.start);
+        let bytes = Bytes::copy_from_slice(&self.bytes[base..self.begin(rows.end)]);
+        let ends: Vec<_> = self.rows[rows].to_vec();
+        let mut begin = 0;
+        ends.into_iter().map(move |(value_at, end)| {
+            let (value_at, end) = (value_at as usize - base, end as usize - base);
+            let pair = (bytes.slice(begin..value_at), bytes.slice(value_at..end));
+            begin = end;
+            pair
+        })
+    }
+
+    fn cost(&self) -> u64 {
+        let rows = self.rows.capacity() * ROW_OVERHEAD_BYTES;
+        (self.bytes.capacity() + rows + STRETCH_OVERHEAD_BYTES) as u64
+    }
+}
+
+impl Moment {
+    /// With what is known of the layers, which were looked at after it.
+    pub(super) fn settled(self, is_settled: bool) -> Self {
+        Self { is_settled, ..self }
+    }
+}
+
+impl Stretches {
+    /// Room for `bytes_max`; 0 keeps nothing.
+    pub(super) fn new(bytes_max: u64) -> Self {
+        Self { places: RwLock::default(), flushes: AtomicU64::new(0), bytes_max }
+    }
+
+    /// To be taken before the layers are looked at.
+    pub(super) fn moment(&self) -> Moment {
+        Moment { flushes: self.flushes.load(Ordering::SeqCst), is_settled: false }
+    }
+
+    /// What is known from `key` on for a view of that moment.
+    pub(super) fn next(&self, keyspace: KeyspaceId, key: &[u8], moment: Moment) -> Next {
+        let places = self.read();
+        let Some(tree) = places.trees.get(&keyspace) else { return Next::Unknown(None) };
+        if self.flushes.load(Ordering::SeqCst) != moment.flushes {
+            return Next::Unknown(None);
+        }
+        let before = tree.range::<[u8], _>((Bound::Unbounded, Bound::Included(key))).next_back();
+        if let Some((_, place)) = before
+            && place.to.as_ref().is_none_or(|to| key < to)
+        {
+            place.is_wanted.store(true, Ordering::Relaxed);
+            return Next::Kept(Arc::clone(&place.stretch), place.to.clone());
+        }
+        let after = tree.range::<[u8], _>((Bound::Excluded(key), Bound::Unbounded)).next();
+        Next::Unknown(after.map(|(from, _)| from.clone()))
+    }
+
+    /// Keeps what the tables have between `from` and `to` (exclusive; `None` is the end of the
+    /// tree), if that is still so and overlaps nothing.
+    pub(super) fn keep(
+        &self,
+        keyspace: KeyspaceId,
+        (from, to): (Bytes, Option<Bytes>),
+        mut stretch: Stretch,
+        moment: Moment,
+    ) {
+        if !moment.is_settled {
+            return;
+        }
+        stretch.bytes.shrink_to_fit();
+        stretch.rows.shrink_to_fit();
+        let cost = stretch.cost() + from.len() as u64;
+        if cost > self.bytes_max {
+            return;
+        }
+        let mut places = self.write();
+        if self.flushes.load(Ordering::SeqCst) != moment.flushes {
+            return;
+        }
+        let tree = places.trees.entry(keyspace).or_default();
+        let end = to.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let before = tree.range::<[u8], _>((Bound::Unbounded, end)).next_back();
+        if before.is_some_and(|(_, place)| place.to.as_ref().is_none_or(|to| *to > from)) {
+            return;
+        }
+        let stretch = Arc::new(stretch);
+        tree.insert(from.clone(), Place { to, stretch, is_wanted: AtomicBool::new(false) });
+        places.queue.push_back((keyspace, from));
+        places.bytes += cost;
+        while places.bytes > self.bytes_max {
+            places.evict();
+        }
+    }
+
+    /// Forgets the stretches in which a run on its way into tables changes a row.
+    pub(super) fn renew(&self, tree: Tree, run: &Run) {
+        let Tree::Current(keyspace) = tree else { return };
+        let mut places = self.write();
+        self.flushes.fetch_add(1, Ordering::SeqCst);
+        places.forget_where(keyspace, |from, to| {
+            let first = run.partition_point(|(key, _)| key < from);
+            run.get(first).is_some_and(|(key, _)| to.is_none_or(|to| key < to))
+        });
+    }
+
+    /// Forgets a keyspace's stretches.
+    pub(super) fn forget(&self, keyspace: KeyspaceId) {
+        let mut places = self.write();
+        self.flushes.fetch_add(1, Ordering::SeqCst);
+        places.forget_where(keyspace, |_, _| true);
+    }
+
+    /// Bytes of the stretches.
+    pub(super) fn bytes(&self) -> u64 {
+        self.read().bytes
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Places> {
+        self.places.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Places> {
+        self.places.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Places {
+    /// Lets the next one go, or puts it off when it was read.
+    fn evict(&mut self) {
+        let Some((keyspace, from)) = self.queue.pop_front() else { return };
+        let Some(tree) = self.trees.get_mut(&keyspace) else { return };
+        let Some(place) = tree.get(&from) else { return };
+        if place.is_wanted.swap(false, Ordering::Relaxed) {
+            self.queue.push_back((keyspace, from));
+            return;
+        }
+        self.bytes -= place.stretch.cost() + from.len() as u64;
+        tree.remove(&from);
+    }
+
+    fn forget_where(
+        &mut self,
+        keyspace: KeyspaceId,
+        mut is_stale: impl FnMut(&Bytes, Option<&Bytes>) -> bool,
+    ) {
+        let Self { trees, queue, bytes } = self;
+        let Some(tree) = trees.get_mut(&keyspace) else { return };
+        tree.retain(|from, place| {
+            let goes = is_stale(from, place.to.as_ref());
+            if goes {
+                *bytes -= place.stretch.cost() + from.len() as u64;
+            }
+            !goes
+        });
+        queue.retain(|(of, from)| *of != keyspace || tree.contains_key(from));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEYSPACE: KeyspaceId = KeyspaceId(1);
+    const TREE: Tree = Tree::Current(KEYSPACE);
+
+    fn b(text: &'static str) -> Bytes {
+        Bytes::from_static(text.as_bytes())
+    }
+
+    fn stretch(keys: &[&str]) -> Stretch {
+        let mut stretch = Stretch::default();
+        keys.iter().for_each(|key| assert!(stretch.push(key.as_bytes(), b"value")));
+        stretch
+    }
+
+    fn keep(stretches: &Stretches, span: (&'static str, &'static str), moment: Moment) {
+        let (from, to) = (b(span.0), Some(b(span.1)));
+        stretches.keep(KEYSPACE, (from, to), stretch(&[span.0]), moment);
+    }
+
+    /// Whether `key` is in a stretch for a view that is made now.
+    fn knows(stretches: &Stretches, key: &str) -> bool {
+        let moment = stretches.moment();
+        matches!(stretches.next(KEYSPACE, key.as_bytes(), moment), Next::Kept(..))
+    }
+
+    #[test]
+    fn rows_are_found_by_key_and_copied() {
+        let stretch = stretch(&["b", "d", "dd"]);
+        assert_eq!(
+            ["a", "b", "c", "dc", "e"].map(|k| stretch.first_from(k.as_bytes())),
+            [0, 0, 1, 2, 3]
+        );
+        let copy: Vec<_> = stretch.copy(1..3).collect();
+        assert_eq!(copy, [(b("d"), b("value")), (b("dd"), b("value"))]);
+        assert_eq!(stretch.copy(3..3).count(), 0);
+    }
+
+    #[test]
+    fn stretches_tell_their_ends_and_the_gaps_between_them() {
+        let stretches = Stretches::new(1 << 20);
+        let now = stretches.moment().settled(true);
+        keep(&stretches, ("c", "e"), now);
+        keep(&stretches, ("g", "i"), now);
+        let end = |key: &str| match stretches.next(KEYSPACE, key.as_bytes(), now) {
+            Next::Kept(_, end) => ("kept", end),
+            Next::Unknown(end) => ("unknown", end),
+        };
+        assert_eq!(
+            ["a", "c", "dz"].map(end),
+            [("unknown", Some(b("c"))), ("kept", Some(b("e"))), ("kept", Some(b("e"))),]
+        );
+        assert_eq!([end("e"), end("i")], [("unknown", Some(b("g"))), ("unknown", None)]);
+        let bytes = stretches.bytes();
+        for overlap in [("a", "d"), ("d", "f"), ("d", "dd"), ("a", "z")] {
+            keep(&stretches, overlap, now);
+        }
+        stretches.keep(KEYSPACE, (b("h"), None), stretch(&["h"]), now);
+        assert_eq!(stretches.bytes(), bytes, "nothing is kept twice");
+        keep(&stretches, ("e", "g"), now);
+        assert!(stretches.bytes() > bytes && knows(&stretches, "f"));
+    }
+
+    #[test]
+    fn a_flush_forgets_what_it_changes_and_no_more() {
+        let stretches = Stretches::new(1 << 20);
+        for span in [("a", "c"), ("c", "e"), ("m", "n")] {
+            keep(&stretches, span, stretches.moment().settled(true));
+        }
+        stretches.renew(Tree::History(KEYSPACE), &vec![(b("a"), None)]);
+        stretches.renew(Tree::Current(KeyspaceId(2)), &vec![(b("a"), None)]);
+        stretches.renew(TREE, &vec![(b("c"), None), (b("n"), Some(b("1")))]);
+        assert_eq!(["a", "c", "m"].map(|key| knows(&stretches, key)), [true, false, true]);
+        stretches.forget(KeyspaceId(2));
+        assert!(knows(&stretches, "a"));
+        stretches.forget(KEYSPACE);
+        assert_eq!((knows(&stretches, "a"), stretches.bytes()), (false, 0));
+    }
+
+    #[test]
+    fn views_of_before_a_flush_neither_keep_nor_read() {
+        let stretches = Stretches::new(1 << 20);
+        let before = stretches.moment().settled(true);
+        keep(&stretches, ("a", "c"), before);
+        stretches.renew(TREE, &vec![(b("x"), None)]);
+        assert!(knows(&stretches, "a"));
+        assert!(matches!(stretches.next(KEYSPACE, b"a", before), Next::Unknown(None)));
+        keep(&stretches, ("m", "n"), before);
+        keep(&stretches, ("p", "q"), stretches.moment());
+        let now = stretches.moment().settled(false);
+        keep(&stretches, ("r", "s"), now);
+        assert_eq!(["m", "p", "r"].map(|key| knows(&stretches, key)), [false; 3]);
+    }
+
+    #[test]
+    fn stretches_stay_within_their_bytes_and_those_that_are_read_stay() {
+        let stretches = Stretches::new(20_000);
+        let now = stretches.moment().settled(true);
+        let span = |n: u32| {
+            let key = |n: u32| Bytes::copy_from_slice(&n.to_be_bytes());
+            (key(n), Some(key(n + 1)))
+        };
+        let is_kept =
+            |n: u32| matches!(stretches.next(KEYSPACE, &n.to_be_bytes(), now), Next::Kept(..));
+        for n in 0..1_000 {
+            stretches.keep(KEYSPACE, span(n), stretch(&["key"]), now);
+            assert!(stretches.bytes() <= 20_000, "{} bytes", stretches.bytes());
+            assert!(is_kept(0), "read often, gone after {n}");
+        }
+        assert!(!is_kept(500) && is_kept(999) && stretches.bytes() > 10_000);
+        let none = Stretches::new(0);
+        keep(&none, ("a", "b"), none.moment().settled(true));
+        assert_eq!(none.bytes(), 0);
+    }
+}
