@@ -5,14 +5,14 @@
 //! later scan walks it and opens no table.
 //!
 //! Flushes change tables, and a view must not see what was flushed after it was made. So flushes
-//! are counted, and with each count go the stretches in which it changes a row
+//! are counted, and each puts its changes into the stretches that have room for them
 //! ([`Stretches::renew`], at any time before the end of the flush). Then, at one count:
 //!
 //! - Stretches are kept only by views that were made at this count while no layer was being
 //!   flushed ([`Moment`] says so): they have seen the tables as the last flush left them.
 //! - Stretches are read only by views of this count. Such a view either was made after that flush,
 //!   and its tables are the same; or it holds the layer that was being flushed, and that layer
-//!   speaks for every row in which the tables may differ.
+//!   speaks for every row in which the tables, or a stretch that is not renewed yet, may differ.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
@@ -23,12 +23,14 @@ use atoll_base::KeyspaceId;
 use bytes::Bytes;
 
 use super::Tree;
-use super::layer::Run;
+use super::layer::{Change, Run};
 
 /// What a stretch costs beside its bytes and rows.
 const STRETCH_OVERHEAD_BYTES: usize = 256;
 /// What a row costs beside its bytes.
 const ROW_OVERHEAD_BYTES: usize = 8;
+/// A stretch that would grow beyond this is let go when it is renewed.
+const RENEWED_BYTES_MAX: usize = 64 << 10;
 
 /// The rows of a span of keys, in order, in one piece.
 #[derive(Default)]
@@ -141,6 +143,36 @@ impl Stretch {
         })
     }
 
+    /// The stretch with these changes of its span, in order of their keys; `None` when it gets too
+    /// large.
+    fn renewed(&self, changes: &[Change]) -> Option<Self> {
+        let mut renewed = Self::default();
+        let mut row = 0;
+        for (key, value) in changes {
+            let until = self.first_from(key);
+            renewed.push_rows(self, row..until)?;
+            row = until + usize::from(until < self.len() && self.key(until) == key);
+            if let Some(value) = value {
+                renewed.push(key, value).then_some(())?;
+            }
+        }
+        renewed.push_rows(self, row..self.len())?;
+        (renewed.bytes.len() <= RENEWED_BYTES_MAX).then_some(renewed)
+    }
+
+    fn push_rows(&mut self, of: &Self, rows: std::ops::Range<usize>) -> Option<()> {
+        for row in rows {
+            let (value_at, end) = of.rows[row];
+            self.push(of.key(row), &of.bytes[value_at as usize..end as usize]).then_some(())?;
+        }
+        Some(())
+    }
+
+    fn trim(&mut self) {
+        self.bytes.shrink_to_fit();
+        self.rows.shrink_to_fit();
+    }
+
     fn cost(&self) -> u64 {
         let rows = self.rows.capacity() * ROW_OVERHEAD_BYTES;
         (self.bytes.capacity() + rows + STRETCH_OVERHEAD_BYTES) as u64
@@ -195,8 +227,7 @@ impl Stretches {
         if !moment.is_settled {
             return;
         }
-        stretch.bytes.shrink_to_fit();
-        stretch.rows.shrink_to_fit();
+        stretch.trim();
         let cost = stretch.cost() + from.len() as u64;
         if cost > self.bytes_max {
             return;
@@ -215,27 +246,38 @@ impl Stretches {
         tree.insert(from.clone(), Place { to, stretch, is_wanted: AtomicBool::new(false) });
         places.queue.push_back((keyspace, from));
         places.bytes += cost;
-        while places.bytes > self.bytes_max {
-            places.evict();
-        }
+        places.evict(self.bytes_max);
     }
 
-    /// Forgets the stretches in which a run on its way into tables changes a row.
+    /// Puts a run on its way into tables into the stretches that are here; what is not here does
+    /// not come here.
     pub(super) fn renew(&self, tree: Tree, run: &Run) {
         let Tree::Current(keyspace) = tree else { return };
         let mut places = self.write();
         self.flushes.fetch_add(1, Ordering::SeqCst);
-        places.forget_where(keyspace, |from, to| {
-            let first = run.partition_point(|(key, _)| key < from);
-            run.get(first).is_some_and(|(key, _)| to.is_none_or(|to| key < to))
+        let tree = places.trees.entry(keyspace).or_default();
+        let changed = tree.iter().filter_map(|(from, place)| {
+            let begin = run.partition_point(|(key, _)| key < from);
+            let in_span = |(key, _): &Change| place.to.as_ref().is_none_or(|to| key < to);
+            let end = begin + run[begin..].partition_point(in_span);
+            (begin < end).then(|| (from.clone(), Arc::clone(&place.stretch), begin..end))
         });
+        let changed: Vec<_> = changed.collect();
+        drop(places);
+        // Readers go on meanwhile, and nothing is kept until the flush has ended.
+        for (from, stretch, changes) in changed {
+            let renewed = stretch.renewed(&run[changes]);
+            let mut places = self.write();
+            places.replace(keyspace, &from, &stretch, renewed);
+            places.evict(self.bytes_max);
+        }
     }
 
     /// Forgets a keyspace's stretches.
     pub(super) fn forget(&self, keyspace: KeyspaceId) {
         let mut places = self.write();
         self.flushes.fetch_add(1, Ordering::SeqCst);
-        places.forget_where(keyspace, |_, _| true);
+        places.forget(keyspace);
     }
 
     /// Bytes of the stretches.
@@ -253,34 +295,51 @@ impl Stretches {
 }
 
 impl Places {
-    /// Lets the next one go, or puts it off when it was read.
-    fn evict(&mut self) {
-        let Some((keyspace, from)) = self.queue.pop_front() else { return };
-        let Some(tree) = self.trees.get_mut(&keyspace) else { return };
-        let Some(place) = tree.get(&from) else { return };
-        if place.is_wanted.swap(false, Ordering::Relaxed) {
-            self.queue.push_back((keyspace, from));
-            return;
+    /// Lets go what was not read for longest, roughly, until the rest fits.
+    fn evict(&mut self, bytes_max: u64) {
+        while self.bytes > bytes_max {
+            let Some((keyspace, from)) = self.queue.pop_front() else { return };
+            let Some(tree) = self.trees.get_mut(&keyspace) else { continue };
+            let Some(place) = tree.get(&from) else { continue };
+            if place.is_wanted.swap(false, Ordering::Relaxed) {
+                self.queue.push_back((keyspace, from));
+                continue;
+            }
+            self.bytes -= place.stretch.cost() + from.len() as u64;
+            tree.remove(&from);
         }
-        self.bytes -= place.stretch.cost() + from.len() as u64;
-        tree.remove(&from);
     }
 
-    fn forget_where(
+    /// Puts `renewed` in the place of `stretch`, if that still is there.
+    fn replace(
         &mut self,
         keyspace: KeyspaceId,
-        mut is_stale: impl FnMut(&Bytes, Option<&Bytes>) -> bool,
+        from: &Bytes,
+        stretch: &Arc<Stretch>,
+        renewed: Option<Stretch>,
     ) {
-        let Self { trees, queue, bytes } = self;
-        let Some(tree) = trees.get_mut(&keyspace) else { return };
-        tree.retain(|from, place| {
-            let goes = is_stale(from, place.to.as_ref());
-            if goes {
-                *bytes -= place.stretch.cost() + from.len() as u64;
-            }
-            !goes
-        });
-        queue.retain(|(of, from)| *of != keyspace || tree.contains_key(from));
+        let Some(tree) = self.trees.get_mut(&keyspace) else { return };
+        let Some(place) = tree.get_mut(from) else { return };
+        if !Arc::ptr_eq(&place.stretch, stretch) {
+            return;
+        }
+        self.bytes -= stretch.cost();
+        if let Some(mut renewed) = renewed {
+            renewed.trim();
+            self.bytes += renewed.cost();
+            place.stretch = Arc::new(renewed);
+            return;
+        }
+        self.bytes -= from.len() as u64;
+        tree.remove(from);
+        self.queue.retain(|(of, place)| *of != keyspace || place != from);
+    }
+
+    fn forget(&mut self, keyspace: KeyspaceId) {
+        let Some(tree) = self.trees.remove(&keyspace) else { return };
+        let costs = tree.iter().map(|(from, place)| place.stretch.cost() + from.len() as u64);
+        self.bytes -= costs.sum::<u64>();
+        self.queue.retain(|(of, _)| *of != keyspace);
     }
 }
 
@@ -349,20 +408,59 @@ mod tests {
         assert!(stretches.bytes() > bytes && knows(&stretches, "f"));
     }
 
+    /// The rows from `key` on to the end of its stretch; `None` where there is none.
+    fn rows(stretches: &Stretches, key: &str) -> Option<String> {
+        let now = stretches.moment();
+        let Next::Kept(stretch, _) = stretches.next(KEYSPACE, key.as_bytes(), now) else {
+            return None;
+        };
+        let pairs = stretch.copy(stretch.first_from(key.as_bytes())..stretch.len());
+        let text = |b: &Bytes| String::from_utf8_lossy(b).into_owned();
+        Some(pairs.map(|(k, v)| text(&k) + "=" + &text(&v)).collect::<Vec<_>>().join(" "))
+    }
+
     #[test]
-    fn a_flush_forgets_what_it_changes_and_no_more() {
+    fn a_flush_renews_what_is_here_and_brings_nothing() {
         let stretches = Stretches::new(1 << 20);
-        for span in [("a", "c"), ("c", "e"), ("m", "n")] {
-            keep(&stretches, span, stretches.moment().settled(true));
-        }
-        stretches.renew(Tree::History(KEYSPACE), &vec![(b("a"), None)]);
-        stretches.renew(Tree::Current(KeyspaceId(2)), &vec![(b("a"), None)]);
-        stretches.renew(TREE, &vec![(b("c"), None), (b("n"), Some(b("1")))]);
-        assert_eq!(["a", "c", "m"].map(|key| knows(&stretches, key)), [true, false, true]);
+        let now = stretches.moment().settled(true);
+        let span = (b("b"), Some(b("m")));
+        stretches.keep(KEYSPACE, span, stretch(&["b", "c", "e", "g"]), now);
+        keep(&stretches, ("m", "n"), now);
+        stretches.renew(Tree::History(KEYSPACE), &vec![(b("b"), None)]);
+        stretches.renew(Tree::Current(KeyspaceId(2)), &vec![(b("b"), None)]);
+        let change = |key, value: &'static str| (b(key), (!value.is_empty()).then(|| b(value)));
+        let run =
+            [("a", "0"), ("c", "1"), ("d", "2"), ("e", ""), ("f", ""), ("h", "3"), ("x", "4")];
+        stretches.renew(TREE, &run.map(|(key, value)| change(key, value)).to_vec());
+        assert_eq!(rows(&stretches, "b").unwrap(), "b=value c=1 d=2 g=value h=3");
+        assert_eq!(rows(&stretches, "m").unwrap(), "m=value");
+        assert_eq!((rows(&stretches, "a"), rows(&stretches, "x")), (None, None));
+        stretches.renew(TREE, &vec![(b("m"), None)]);
+        assert_eq!(rows(&stretches, "m").unwrap(), "", "known to be empty");
         stretches.forget(KeyspaceId(2));
-        assert!(knows(&stretches, "a"));
+        assert!(knows(&stretches, "b"));
+        stretches.renew(TREE, &vec![(b("b"), Some(Bytes::from(vec![0; RENEWED_BYTES_MAX])))]);
+        assert_eq!((knows(&stretches, "b"), knows(&stretches, "m")), (false, true), "too large");
         stretches.forget(KEYSPACE);
-        assert_eq!((knows(&stretches, "a"), stretches.bytes()), (false, 0));
+        assert_eq!((knows(&stretches, "m"), stretches.bytes()), (false, 0));
+    }
+
+    #[test]
+    fn stretches_that_grow_in_flushes_stay_within_their_bytes() {
+        let stretches = Stretches::new(20_000);
+        let key = |n: u32| Bytes::copy_from_slice(&n.to_be_bytes());
+        for n in 0..10 {
+            let now = stretches.moment().settled(true);
+            let span = (key(100 * n), Some(key(100 * n + 100)));
+            stretches.keep(KEYSPACE, span, Stretch::default(), now);
+        }
+        for n in 0..1_000 {
+            stretches.renew(TREE, &vec![(key(n), Some(Bytes::from_static(&[7; 100])))]);
+            assert!(stretches.bytes() <= 20_000, "{} bytes", stretches.bytes());
+        }
+        assert!(stretches.bytes() > 5_000);
+        stretches.forget(KEYSPACE);
+        assert_eq!(stretches.bytes(), 0);
     }
 
     #[test]
