@@ -151,14 +151,16 @@ impl Lane {
     pub fn serve(&mut self, output: &mut Output) {
         let touched = std::mem::take(&mut self.turning);
         for shard in &touched {
-            let more = self.guarded(*shard, |replica, turn| {
+            let served = self.guarded(*shard, |replica, turn| {
                 replica.sweep(turn);
-                replica.serve(turn)
+                (replica.serve(turn), replica.keep_house(turn))
             });
-            if more == Some(true) {
+            let (more, has_snapshot) = served.unwrap_or_default();
+            if more {
                 self.work_left = true;
                 self.touched.push(*shard);
             }
+            self.upkeep.may_have_installed |= has_snapshot;
         }
         self.run_retirements();
         self.run_upkeep(output);

@@ -156,12 +156,14 @@ impl Leases {
 
     /// Counts no more; whoever waits must ask elsewhere.
     pub(crate) fn stop(&mut self, turn: &mut Turn) {
-        self.term = None;
-        self.timers.clear();
-        self.order.clear();
-        self.proposed.clear();
         self.held.clear();
         self.claims.leadership_lost(turn);
+        // Without a term there is nothing else.
+        if self.term.take().is_some() {
+            self.timers.clear();
+            self.order.clear();
+            self.proposed.clear();
+        }
     }
 
     fn count(&mut self, effect: &Effect, now: Time) {

@@ -52,6 +52,8 @@ pub(crate) struct LaneUpkeep {
     sessions_at: Time,
     /// A shard's log holds a segment back.
     pinned: bool,
+    /// Some replica may have a snapshot that is complete.
+    pub(crate) may_have_installed: bool,
     interval: Duration,
 }
 
@@ -66,6 +68,7 @@ impl LaneUpkeep {
             release: Vec::new(),
             sessions_at: now,
             pinned: false,
+            may_have_installed: false,
             interval,
         }
     }
@@ -84,7 +87,7 @@ impl LaneUpkeep {
 impl Lane {
     pub(crate) fn run_upkeep(&mut self, output: &mut Output) {
         self.ask_to_persist(output);
-        self.trim_histories();
+        self.sweep_sessions();
         let catalog = self.replicas.get_mut(&ShardId::SYSTEM);
         if catalog.is_some_and(|r| std::mem::take(&mut r.catalog_changed)) {
             self.tell_catalog();
@@ -99,7 +102,8 @@ impl Lane {
             return;
         }
         let installed =
-            self.replicas.values().any(|r| r.incoming.as_ref().is_some_and(Incoming::is_complete));
+            upkeep.may_have_installed && self.replicas.values().any(Replica::has_complete_snapshot);
+        upkeep.may_have_installed = installed;
         if upkeep.applied_bytes == 0 && !installed && !upkeep.pinned {
             return;
         }
@@ -118,9 +122,8 @@ impl Lane {
             |r: &Replica| r.machine().is_some() || matches!(r.condition, Condition::Witness);
         let serving = self.replicas.iter().filter(|(_, r)| applies(r));
         let applied = serving.map(|(shard, r)| (*shard, r.applied)).collect();
-        let complete = |r: &Replica| r.incoming.as_ref().is_some_and(Incoming::is_complete);
-        let installed =
-            self.replicas.iter().filter(|(_, r)| complete(r)).map(|(s, _)| *s).collect();
+        let complete = self.replicas.iter().filter(|(_, r)| r.has_complete_snapshot());
+        let installed = complete.map(|(shard, _)| *shard).collect();
         let request = upkeep.last_request;
         let retired = self.retirements.take_unpersisted();
         let sentences = self.retirements.take_sentences();
@@ -167,19 +170,15 @@ impl Lane {
         }
     }
 
-    fn trim_histories(&mut self) {
-        let sweep = self.turn.now.since(self.upkeep.sessions_at) >= SESSION_SWEEP;
-        if sweep {
-            self.upkeep.sessions_at = self.turn.now;
+    fn sweep_sessions(&mut self) {
+        if self.turn.now.since(self.upkeep.sessions_at) < SESSION_SWEEP {
+            return;
         }
-        let leading: Vec<ShardId> = self
-            .replicas
-            .iter()
-            .filter(|(_, r)| r.leads() && (r.touched || sweep))
-            .map(|(s, _)| *s)
-            .collect();
+        self.upkeep.sessions_at = self.turn.now;
+        let leading = self.replicas.iter().filter(|(_, replica)| replica.leads());
+        let leading: Vec<ShardId> = leading.map(|(shard, _)| *shard).collect();
         for shard in leading {
-            self.guarded(shard, |replica, turn| replica.trim_history(sweep, turn));
+            self.guarded(shard, Replica::forget_sessions);
         }
     }
 }
@@ -209,37 +208,52 @@ impl Replica {
         (self.group.first_index() > before).then(|| self.group.first_index())
     }
 
-    /// Proposes to forget history and idle sessions, when there is enough of it.
-    fn trim_history(&mut self, sessions: bool, turn: &mut Turn) {
+    fn has_complete_snapshot(&self) -> bool {
+        self.incoming.as_ref().is_some_and(Incoming::is_complete)
+    }
+
+    /// Proposes, as a leader, to forget history when there is enough of it, and says whether a
+    /// snapshot that came is complete: what housekeeping wants of a replica that took its turn.
+    pub(crate) fn keep_house(&mut self, turn: &mut Turn) -> bool {
+        if self.leads() {
+            self.trim_history(turn);
+        }
+        self.has_complete_snapshot()
+    }
+
+    fn trim_history(&mut self, turn: &mut Turn) {
         let Some(machine) = self.machine() else { return };
         let keep = match self.descriptor.options.history_revisions {
             0 => turn.config.upkeep.history_revisions,
             n => n,
         };
         let (now, oldest) = (machine.revision().0, machine.compact_revision().0);
-        let mut ops = Vec::new();
         if now.saturating_sub(oldest) > keep + keep / 4 + 1
             && self.trimmed_to < Revision(now - keep)
         {
             self.trimmed_to = Revision(now - keep / 2);
             atoll_base::reached!("a leader trimmed history");
-            ops.push(Op::Compact { revision: Revision(now - keep) });
+            self.propose_to_forget(Op::Compact { revision: Revision(now - keep) }, turn);
         }
-        if sessions && turn.wall.0 > 0 {
+    }
+
+    /// Proposes to forget sessions that nobody used for long.
+    fn forget_sessions(&mut self, turn: &mut Turn) {
+        if self.machine().is_some() && turn.wall.0 > 0 {
             let ttl = u64::try_from(SESSION_TTL.as_millis()).unwrap_or(u64::MAX);
-            ops.push(Op::ExpireSessions {
-                unused_since: Timestamp(turn.wall.0.saturating_sub(ttl)),
-            });
+            let unused_since = Timestamp(turn.wall.0.saturating_sub(ttl));
+            self.propose_to_forget(Op::ExpireSessions { unused_since }, turn);
         }
-        if ops.is_empty() || turn.disk_full.is_some() {
+    }
+
+    fn propose_to_forget(&mut self, op: Op, turn: &mut Turn) {
+        if turn.disk_full.is_some() {
             return;
         }
         let mut batch = BatchWriter::new(turn.wall);
-        for op in ops {
-            batch.push(&Command::anonymous(op));
-        }
+        batch.push(&Command::anonymous(op));
         if let Err(failure) = self.propose(vec![batch.finish()], turn) {
-            tracing::debug!(shard = self.shard().0, %failure, "history is not trimmed now");
+            tracing::debug!(shard = self.shard().0, %failure, "nothing is forgotten now");
         }
     }
 }

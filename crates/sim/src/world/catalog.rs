@@ -25,7 +25,7 @@ impl SimNode {
         fabric: &mut Fabric,
         shell: &mut Shell,
     ) {
-        let Some(running) = &mut self.running else { return };
+        let Some(running) = self.running.as_mut().filter(|_| !events.is_empty()) else { return };
         // What was heard from outside counts where it is newer.
         let known = running.view.revision();
         let mut changed: BTreeMap<ShardId, Descriptor> = BTreeMap::new();

@@ -67,7 +67,8 @@ pub(crate) struct Running {
     peers: BTreeMap<NodeId, KnownPeer>,
     clients: BTreeMap<Origin, u32>,
     disk_full: bool,
-    output: Output,
+    /// Reused between turns.
+    output: Option<Box<Output>>,
     /// The catalog as this node knows it.
     pub(crate) view: Catalog,
     /// Which lanes hold nothing any more of a dropped keyspace.
@@ -160,7 +161,7 @@ impl SimNode {
             peers: BTreeMap::new(),
             clients: BTreeMap::new(),
             disk_full: false,
-            output: Output::default(),
+            output: None,
             view: Catalog::new(),
             dropped: BTreeMap::new(),
             beats: 0,
@@ -300,7 +301,7 @@ impl SimNode {
         }
         let inputs = it.inputs.len() as u64;
         self.turns += 1;
-        let mut output = std::mem::take(&mut running.output);
+        let mut output = running.output.take().unwrap_or_default();
         it.lane.turn(mono, wall, &mut it.inputs, &mut output);
         it.busy_until = now.after(Duration::from_nanos(
             self.rng.range(1_000, u64::try_from(shell.shape.turn.as_nanos()).unwrap_or(2_000)),
@@ -316,7 +317,7 @@ impl SimNode {
         observer.output(self.id, &output);
         self.carry_out(lane, &mut output, fabric, shell);
         if let Some(running) = &mut self.running {
-            running.output = output;
+            running.output = Some(output);
         }
         self.schedule(lane, fabric);
     }
@@ -356,6 +357,7 @@ impl SimNode {
         let events = std::mem::take(&mut output.catalog);
         let dropped = std::mem::take(&mut output.dropped);
         output.leaders.clear();
+        output.replicated.clear();
         if let Some((ticket, after)) = told {
             self.send_all(after, fabric);
             self.give(lane, Input::Written { ticket, entries: Vec::new() }, fabric);

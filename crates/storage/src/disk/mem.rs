@@ -194,7 +194,7 @@ impl MemDisk {
     /// # Errors
     /// `NotFound`, or `UnexpectedEof` when the file is shorter.
     pub fn flip_bit(&self, path: &Path, offset: u64, bit: u8) -> io::Result<()> {
-        self.damage(path, offset, |byte| byte ^ (1 << (bit % 8)))
+        self.damage(path, offset, 1, |bytes| bytes[0] ^= 1 << (bit % 8))
     }
 
     /// Replaces bytes on the platter and for readers, without any write.
@@ -202,10 +202,7 @@ impl MemDisk {
     /// # Errors
     /// As [`MemDisk::flip_bit`].
     pub fn overwrite(&self, path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        for (at, new) in (offset..).zip(bytes) {
-            self.damage(path, at, |_| *new)?;
-        }
-        Ok(())
+        self.damage(path, offset, bytes.len(), |old| old.copy_from_slice(&bytes[..old.len()]))
     }
 
     /// Limits the sum of all files' lengths; beyond it writes fail with `StorageFull`.
@@ -252,16 +249,26 @@ impl MemDisk {
         Ok(state.file(id).seen.to_vec())
     }
 
-    fn damage(&self, path: &Path, offset: u64, change: impl Fn(u8) -> u8) -> io::Result<()> {
+    fn damage(
+        &self,
+        path: &Path,
+        offset: u64,
+        len: usize,
+        change: impl Fn(&mut [u8]),
+    ) -> io::Result<()> {
         let mut state = self.lock();
         let id = state.find(path)?;
         let file = state.file(id);
         let at = offset as usize;
-        let mut byte = [0];
-        file.seen.read(at, &mut byte).ok_or(io::ErrorKind::UnexpectedEof)?;
-        file.seen.write(at, &byte.map(&change));
-        if file.durable.read(at, &mut byte).is_some() {
-            file.durable.write(at, &byte.map(&change));
+        let mut bytes = vec![0; len];
+        file.seen.read(at, &mut bytes).ok_or(io::ErrorKind::UnexpectedEof)?;
+        change(&mut bytes);
+        file.seen.write(at, &bytes);
+        // The platter may hold less than readers see.
+        bytes.truncate(file.durable.len().saturating_sub(at));
+        if !bytes.is_empty() && file.durable.read(at, &mut bytes).is_some() {
+            change(&mut bytes);
+            file.durable.write(at, &bytes);
         }
         Ok(())
     }

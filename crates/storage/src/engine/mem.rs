@@ -39,7 +39,7 @@ struct State {
     persisted: BatchNumber,
     /// Live views by what they see, and how many of each.
     views: BTreeMap<BatchNumber, usize>,
-    /// Keys that may have versions to drop once the floor moves on.
+    /// Keys that have versions to drop once the floor moves on, each of them once.
     untidy: Vec<(Tree, Bytes)>,
     /// The floor of the last tidying.
     tidied: BatchNumber,
@@ -201,11 +201,12 @@ impl State {
             }
         };
         let versions = known.get_mut();
+        let was_tidy = is_tidy(versions);
         match versions.last_mut() {
             Some(last) if last.0 == self.newest => last.1 = value,
             _ => versions.push((self.newest, value)),
         }
-        if versions.len() > 1 || versions[0].1.is_none() {
+        if was_tidy && !is_tidy(versions) {
             self.untidy.push((tree, known.key().clone()));
         }
     }
@@ -226,7 +227,7 @@ impl State {
             versions.drain(..first);
             if versions.len() == 1 && versions[0].1.is_none() && versions[0].0 <= floor {
                 pairs.remove(&key);
-            } else if versions.len() > 1 || versions[0].1.is_none() {
+            } else if !is_tidy(versions) {
                 self.untidy.push((tree, key));
             }
         }
@@ -267,6 +268,11 @@ impl State {
             Direction::Backward => range.rev().filter_map(seen).take(count_max).collect(),
         }
     }
+}
+
+/// True when a key has one version, and that is a value.
+fn is_tidy(versions: &Versions) -> bool {
+    matches!(&versions[..], [(_, Some(_))])
 }
 
 fn visible(versions: &Versions, at: BatchNumber) -> Option<&Bytes> {
