@@ -41,7 +41,7 @@ pub struct WatchRequest {
 /// The bounds of a hub.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WatchLimits {
-    /// Bytes of recent events kept in memory.
+    /// Bytes of recent events kept in memory; an eighth of it while nobody watches.
     pub ring_bytes_max: u64,
     /// Watchers.
     pub watchers_max: usize,
@@ -137,7 +137,7 @@ impl WatchHub {
     /// A hub without watchers for a machine that is at `through`.
     #[must_use]
     pub fn new(through: Revision, limits: WatchLimits) -> Self {
-        let ring = EventRing::new(through.next(), limits.ring_bytes_max);
+        let ring = EventRing::new(through.next());
         Self {
             limits,
             through,
@@ -233,7 +233,9 @@ impl WatchHub {
             self.ring.push(event);
         }
         self.through = self.through.max(through);
-        self.ring.shrink();
+        let bytes_max = self.limits.ring_bytes_max;
+        // Who comes back finds older events in the engine.
+        self.ring.shrink(if self.watchers.is_empty() { bytes_max / 8 } else { bytes_max });
     }
 
     /// Goes on after the machine was replaced by a snapshot's: what the watchers missed is read
@@ -241,7 +243,7 @@ impl WatchHub {
     pub fn reset(&mut self, through: Revision) {
         let missed = self.through.next();
         self.through = through;
-        self.ring = EventRing::new(through.next(), self.limits.ring_bytes_max);
+        self.ring = EventRing::new(through.next());
         for (id, watcher) in &mut self.watchers {
             if watcher.next.is_none() && watcher.from.max(missed) <= through {
                 atoll_base::reached!("a watch went on behind an installed snapshot");

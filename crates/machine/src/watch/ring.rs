@@ -6,19 +6,18 @@ use atoll_base::Revision;
 
 use crate::event::Event;
 
-/// Whole revisions, oldest first, bounded by bytes.
+/// Whole revisions, oldest first.
 #[derive(Debug)]
 pub(super) struct EventRing {
     events: VecDeque<Event>,
     bytes: u64,
-    bytes_max: u64,
     /// Every event from this revision on is here.
     first: Revision,
 }
 
 impl EventRing {
-    pub(super) fn new(first: Revision, bytes_max: u64) -> Self {
-        Self { events: VecDeque::new(), bytes: 0, bytes_max, first }
+    pub(super) fn new(first: Revision) -> Self {
+        Self { events: VecDeque::new(), bytes: 0, first }
     }
 
     /// Every event from this revision on is here.
@@ -36,9 +35,10 @@ impl EventRing {
         self.events.push_back(event);
     }
 
-    /// Drops the oldest revisions until the bytes fit, the newest revision included if it must be.
-    pub(super) fn shrink(&mut self) {
-        while self.bytes > self.bytes_max {
+    /// Drops the oldest revisions until at most `bytes_max` are left, the newest revision included
+    /// if it must be.
+    pub(super) fn shrink(&mut self, bytes_max: u64) {
+        while self.bytes > bytes_max {
             let Some(oldest) = self.events.front() else { break };
             let revision = oldest.revision;
             while let Some(event) = self.events.front().filter(|e| e.revision == revision) {

@@ -75,7 +75,8 @@ impl RedoFile {
     fn write_or_leave(&self, number: u64, runs: &[(Tree, Run)]) -> io::Result<()> {
         let unfinished = self.dir.join(UNFINISHED_NAME);
         let file = File::create(&unfinished)?;
-        let mut blocks = BlockWriter { out: BufWriter::with_capacity(1 << 20, file), count: 0 };
+        let mut blocks =
+            BlockWriter { out: BufWriter::with_capacity(BLOCK_BYTES / 4, file), count: 0 };
         let mut head = Writer::with_capacity(32);
         head.raw(MAGIC).u8(VERSION).u64_fixed(number);
         blocks.write(&head.finish())?;
