@@ -16,8 +16,9 @@ use crate::machine::ShardMachine;
 use crate::record::Record;
 use crate::state::State;
 
-/// What `History` holds of one key: revision to version, `None` for a tombstone.
-type Versions = BTreeMap<(Bytes, Revision), Option<Record>>;
+/// What `History` holds: versions, `None` for a tombstone. By revision first, since revisions
+/// compare faster than keys and few keys share one.
+type Versions = BTreeMap<(Revision, Bytes), Option<Record>>;
 
 impl ShardMachine {
     /// Reads the shard's whole state and checks that its records fit each other and the memory.
@@ -94,7 +95,7 @@ impl ShardMachine {
                     return Err(scope.inconsistent(what));
                 }
             }
-            history.insert((key, revision), record);
+            history.insert((revision, key), record);
         }
         Ok(history)
     }
@@ -116,18 +117,18 @@ impl ShardMachine {
             let change = ChangeRecord::decode(value).map_err(|e| scope.record("change", e))?;
             let is_kept = |revision| match current.get(&change.key) {
                 Some(record) if record.mod_revision == revision => true,
-                _ => matches!(history.get(&(change.key.clone(), revision)), Some(Some(_))),
+                _ => matches!(history.get(&(revision, change.key.clone())), Some(Some(_))),
             };
             let previous = change.previous;
             let is_there = match change.kind {
                 ChangeKind::Put => is_kept(place.0),
                 ChangeKind::Delete => {
                     accounted += 1;
-                    history.get(&(change.key.clone(), place.0)) == Some(&None)
+                    history.get(&(place.0, change.key.clone())) == Some(&None)
                 }
             };
             let is_before =
-                previous.is_none_or(|r| history.get(&(change.key.clone(), r)).is_some());
+                previous.is_none_or(|r| history.get(&(r, change.key.clone())).is_some());
             accounted += usize::from(previous.is_some());
             let is_live = place >= self.state.collected && place.0 <= self.state.revision;
             if !(is_there && is_before && is_live) {

@@ -93,7 +93,8 @@ pub struct Network {
     profile: NetworkProfile,
     cuts: BTreeSet<(Place, Place)>,
     slow: BTreeMap<(Place, Place), Duration>,
-    last_arrival: BTreeMap<(Place, Place), Time>,
+    /// By link: see [`link`].
+    last_arrival: BTreeMap<u64, Time>,
     counts: NetworkCounts,
 }
 
@@ -156,7 +157,7 @@ impl Network {
         }
         delay += self.slow.get(&(from, to)).copied().unwrap_or_default();
         let at = now.after(delay);
-        let last = self.last_arrival.entry((from, to)).or_default();
+        let last = self.last_arrival.entry(link(from, to)).or_default();
         if at >= *last {
             *last = at;
             return at;
@@ -212,6 +213,15 @@ impl Network {
     pub fn counts(&self) -> NetworkCounts {
         self.counts
     }
+}
+
+/// One direction between two places as one number: what is looked up for every message.
+fn link(from: Place, to: Place) -> u64 {
+    let number = |place| match place {
+        Place::Node(node) => node.0 << 1,
+        Place::Client(client) => u64::from(client) << 1 | 1,
+    };
+    number(from) << 32 | number(to)
 }
 
 #[cfg(test)]

@@ -263,15 +263,14 @@ impl SimNode {
     /// Makes sure that the lane takes its turn when it has reason to.
     fn schedule(&mut self, lane: LaneId, fabric: &mut Fabric) {
         let now = fabric.now();
-        let (paused, clock) = (self.paused_until, self.clock.clone());
         let Some(running) = &mut self.running else { return };
         let it = &mut running.lanes[usize::from(lane.0)];
-        let mut at = match it.lane.next_deadline() {
-            _ if !it.inputs.is_empty() => now,
-            Some(local) => clock.virtual_time(local),
-            None => return,
+        let wanted = match it.inputs.is_empty() {
+            true => it.lane.next_deadline().map(|local| self.clock.virtual_time(local)),
+            false => Some(now),
         };
-        at = at.max(it.busy_until).max(paused).max(now);
+        let Some(wanted) = wanted else { return };
+        let at = wanted.max(it.busy_until).max(self.paused_until).max(now);
         if it.turn_at.is_none_or(|planned| at < planned) {
             it.turn_at = Some(at);
             fabric.plan_turn(self.id, lane, at);
