@@ -165,10 +165,9 @@ impl LayeredTables {
         let moment = self.shared.tables.view_moment();
         let layers = self.shared.layers();
         let active = Arc::clone(&layers.active);
-        let moment = moment.settled(layers.sealed.is_none());
         let mut held = vec![Held { number: active.hold(), layer: active }];
         held.extend(layers.sealed.clone().map(|layer| Held { layer, number: NEWEST }));
-        (held, self.shared.tables.view(moment))
+        (held, self.shared.tables.view(moment, layers.sealed.as_ref()))
     }
 
     /// Returns when every earlier write survives a power loss.

@@ -8,8 +8,9 @@
 //! are counted, and each puts its changes into the stretches that have room for them
 //! ([`Stretches::renew`], at any time before the end of the flush). Then, at one count:
 //!
-//! - Stretches are kept only by views that were made at this count while no layer was being
-//!   flushed ([`Moment`] says so): they have seen the tables as the last flush left them.
+//! - Stretches are kept only by views that were made at this count, as the last flush left the
+//!   tables or will leave them: while a layer is being flushed, its changes are put into what was
+//!   found ([`Moment`]). No view of this count sees less of that layer than all.
 //! - Stretches are read only by views of this count. Such a view either was made after that flush,
 //!   and its tables are the same; or it holds the layer that was being flushed, and that layer
 //!   speaks for every row in which the tables, or a stretch that is not renewed yet, may differ.
@@ -22,8 +23,8 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use atoll_base::KeyspaceId;
 use bytes::Bytes;
 
-use super::Tree;
-use super::layer::{Change, Run};
+use super::layer::{Change, Layer, NEWEST, Run};
+use super::{Direction, Tree};
 
 /// What a stretch costs beside its bytes and rows.
 const STRETCH_OVERHEAD_BYTES: usize = 256;
@@ -43,13 +44,15 @@ pub(super) struct Stretch {
 /// Stretches that do not overlap, up to a number of bytes.
 pub(super) struct Stretches {
     places: RwLock<Places>,
-    /// Also changed under the lock of `places`; here for who only wants to know it.
+    /// Changed under the lock of `places`; here for who only wants to know it.
     flushes: AtomicU64,
     bytes_max: u64,
 }
 
 #[derive(Default)]
 struct Places {
+    /// A flush changes the tables, and was counted.
+    is_flushing: bool,
     trees: BTreeMap<KeyspaceId, BTreeMap<Bytes, Place>>,
     /// Whose turn it is to go, unless it was read since it was last asked.
     queue: VecDeque<(KeyspaceId, Bytes)>,
@@ -63,12 +66,22 @@ struct Place {
     is_wanted: AtomicBool,
 }
 
-/// When a view was made.
-#[derive(Clone, Copy)]
+/// When a view was made, and what it may keep.
+#[derive(Clone)]
 pub(super) struct Moment {
     flushes: u64,
-    /// No layer was being flushed, nor waited for that.
-    is_settled: bool,
+    found: Found,
+}
+
+/// What a view's tables are.
+#[derive(Clone)]
+enum Found {
+    /// Nobody knows: they changed meanwhile.
+    Something,
+    /// As the last flush left them.
+    Settled,
+    /// Somewhere on the way to what they will be once this layer is in them.
+    Flushing(Arc<Layer>),
 }
 
 /// What is known of the keys from some place on.
@@ -179,13 +192,6 @@ impl Stretch {
     }
 }
 
-impl Moment {
-    /// With what is known of the layers, which were looked at after it.
-    pub(super) fn settled(self, is_settled: bool) -> Self {
-        Self { is_settled, ..self }
-    }
-}
-
 impl Stretches {
     /// Room for `bytes_max`; 0 keeps nothing.
     pub(super) fn new(bytes_max: u64) -> Self {
@@ -194,11 +200,23 @@ impl Stretches {
 
     /// To be taken before the layers are looked at.
     pub(super) fn moment(&self) -> Moment {
-        Moment { flushes: self.flushes.load(Ordering::SeqCst), is_settled: false }
+        Moment { flushes: self.flushes.load(Ordering::SeqCst), found: Found::Something }
+    }
+
+    /// To be taken after the tables were looked at, while `sealed` was being flushed, or about to.
+    pub(super) fn settle(&self, moment: Moment, sealed: Option<&Arc<Layer>>) -> Moment {
+        let places = self.read();
+        let found = match sealed {
+            _ if self.flushes.load(Ordering::SeqCst) != moment.flushes => Found::Something,
+            _ if !places.is_flushing => Found::Settled,
+            Some(layer) => Found::Flushing(Arc::clone(layer)),
+            None => Found::Something,
+        };
+        Moment { found, ..moment }
     }
 
     /// What is known from `key` on for a view of that moment.
-    pub(super) fn next(&self, keyspace: KeyspaceId, key: &[u8], moment: Moment) -> Next {
+    pub(super) fn next(&self, keyspace: KeyspaceId, key: &[u8], moment: &Moment) -> Next {
         let places = self.read();
         let Some(tree) = places.trees.get(&keyspace) else { return Next::Unknown(None) };
         if self.flushes.load(Ordering::SeqCst) != moment.flushes {
@@ -222,10 +240,21 @@ impl Stretches {
         keyspace: KeyspaceId,
         (from, to): (Bytes, Option<Bytes>),
         mut stretch: Stretch,
-        moment: Moment,
+        moment: &Moment,
     ) {
-        if !moment.is_settled {
-            return;
+        match &moment.found {
+            Found::Something => return,
+            Found::Settled => {}
+            Found::Flushing(layer) => {
+                let end = to.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+                let span = (Bound::Included(&from[..]), end);
+                let tree = Tree::Current(keyspace);
+                let changes = layer.chunk(tree, span, Direction::Forward, NEWEST, usize::MAX);
+                if !changes.is_empty() {
+                    let Some(renewed) = stretch.renewed(&changes) else { return };
+                    stretch = renewed;
+                }
+            }
         }
         stretch.trim();
         let cost = stretch.cost() + from.len() as u64;
@@ -247,6 +276,18 @@ impl Stretches {
         places.queue.push_back((keyspace, from));
         places.bytes += cost;
         places.evict(self.bytes_max);
+    }
+
+    /// To be told before a flush changes any table.
+    pub(super) fn flush_begins(&self) {
+        let mut places = self.write();
+        places.is_flushing = true;
+        self.flushes.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// To be told when all tables are as a flush leaves them.
+    pub(super) fn flush_ended(&self) {
+        self.write().is_flushing = false;
     }
 
     /// Puts a run on its way into tables into the stretches that are here; what is not here does
@@ -346,6 +387,7 @@ impl Places {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::WriteBatch;
 
     const KEYSPACE: KeyspaceId = KeyspaceId(1);
     const TREE: Tree = Tree::Current(KEYSPACE);
@@ -360,15 +402,20 @@ mod tests {
         stretch
     }
 
-    fn keep(stretches: &Stretches, span: (&'static str, &'static str), moment: Moment) {
+    fn keep(stretches: &Stretches, span: (&'static str, &'static str), moment: &Moment) {
         let (from, to) = (b(span.0), Some(b(span.1)));
         stretches.keep(KEYSPACE, (from, to), stretch(&[span.0]), moment);
+    }
+
+    /// A view of now, beside no flush.
+    fn settled(stretches: &Stretches) -> Moment {
+        stretches.settle(stretches.moment(), None)
     }
 
     /// Whether `key` is in a stretch for a view that is made now.
     fn knows(stretches: &Stretches, key: &str) -> bool {
         let moment = stretches.moment();
-        matches!(stretches.next(KEYSPACE, key.as_bytes(), moment), Next::Kept(..))
+        matches!(stretches.next(KEYSPACE, key.as_bytes(), &moment), Next::Kept(..))
     }
 
     #[test]
@@ -386,10 +433,10 @@ mod tests {
     #[test]
     fn stretches_tell_their_ends_and_the_gaps_between_them() {
         let stretches = Stretches::new(1 << 20);
-        let now = stretches.moment().settled(true);
-        keep(&stretches, ("c", "e"), now);
-        keep(&stretches, ("g", "i"), now);
-        let end = |key: &str| match stretches.next(KEYSPACE, key.as_bytes(), now) {
+        let now = settled(&stretches);
+        keep(&stretches, ("c", "e"), &now);
+        keep(&stretches, ("g", "i"), &now);
+        let end = |key: &str| match stretches.next(KEYSPACE, key.as_bytes(), &now) {
             Next::Kept(_, end) => ("kept", end),
             Next::Unknown(end) => ("unknown", end),
         };
@@ -400,18 +447,18 @@ mod tests {
         assert_eq!([end("e"), end("i")], [("unknown", Some(b("g"))), ("unknown", None)]);
         let bytes = stretches.bytes();
         for overlap in [("a", "d"), ("d", "f"), ("d", "dd"), ("a", "z")] {
-            keep(&stretches, overlap, now);
+            keep(&stretches, overlap, &now);
         }
-        stretches.keep(KEYSPACE, (b("h"), None), stretch(&["h"]), now);
+        stretches.keep(KEYSPACE, (b("h"), None), stretch(&["h"]), &now);
         assert_eq!(stretches.bytes(), bytes, "nothing is kept twice");
-        keep(&stretches, ("e", "g"), now);
+        keep(&stretches, ("e", "g"), &now);
         assert!(stretches.bytes() > bytes && knows(&stretches, "f"));
     }
 
     /// The rows from `key` on to the end of its stretch; `None` where there is none.
     fn rows(stretches: &Stretches, key: &str) -> Option<String> {
         let now = stretches.moment();
-        let Next::Kept(stretch, _) = stretches.next(KEYSPACE, key.as_bytes(), now) else {
+        let Next::Kept(stretch, _) = stretches.next(KEYSPACE, key.as_bytes(), &now) else {
             return None;
         };
         let pairs = stretch.copy(stretch.first_from(key.as_bytes())..stretch.len());
@@ -422,10 +469,10 @@ mod tests {
     #[test]
     fn a_flush_renews_what_is_here_and_brings_nothing() {
         let stretches = Stretches::new(1 << 20);
-        let now = stretches.moment().settled(true);
+        let now = settled(&stretches);
         let span = (b("b"), Some(b("m")));
-        stretches.keep(KEYSPACE, span, stretch(&["b", "c", "e", "g"]), now);
-        keep(&stretches, ("m", "n"), now);
+        stretches.keep(KEYSPACE, span, stretch(&["b", "c", "e", "g"]), &now);
+        keep(&stretches, ("m", "n"), &now);
         stretches.renew(Tree::History(KEYSPACE), &vec![(b("b"), None)]);
         stretches.renew(Tree::Current(KeyspaceId(2)), &vec![(b("b"), None)]);
         let change = |key, value: &'static str| (b(key), (!value.is_empty()).then(|| b(value)));
@@ -450,9 +497,9 @@ mod tests {
         let stretches = Stretches::new(20_000);
         let key = |n: u32| Bytes::copy_from_slice(&n.to_be_bytes());
         for n in 0..10 {
-            let now = stretches.moment().settled(true);
+            let now = settled(&stretches);
             let span = (key(100 * n), Some(key(100 * n + 100)));
-            stretches.keep(KEYSPACE, span, Stretch::default(), now);
+            stretches.keep(KEYSPACE, span, Stretch::default(), &now);
         }
         for n in 0..1_000 {
             stretches.renew(TREE, &vec![(key(n), Some(Bytes::from_static(&[7; 100])))]);
@@ -466,36 +513,61 @@ mod tests {
     #[test]
     fn views_of_before_a_flush_neither_keep_nor_read() {
         let stretches = Stretches::new(1 << 20);
-        let before = stretches.moment().settled(true);
-        keep(&stretches, ("a", "c"), before);
+        let before = settled(&stretches);
+        keep(&stretches, ("a", "c"), &before);
         stretches.renew(TREE, &vec![(b("x"), None)]);
         assert!(knows(&stretches, "a"));
-        assert!(matches!(stretches.next(KEYSPACE, b"a", before), Next::Unknown(None)));
-        keep(&stretches, ("m", "n"), before);
-        keep(&stretches, ("p", "q"), stretches.moment());
-        let now = stretches.moment().settled(false);
-        keep(&stretches, ("r", "s"), now);
+        assert!(matches!(stretches.next(KEYSPACE, b"a", &before), Next::Unknown(None)));
+        keep(&stretches, ("m", "n"), &before);
+        keep(&stretches, ("p", "q"), &stretches.moment());
+        let changed_meanwhile = stretches.settle(before, None);
+        keep(&stretches, ("r", "s"), &changed_meanwhile);
         assert_eq!(["m", "p", "r"].map(|key| knows(&stretches, key)), [false; 3]);
+    }
+
+    #[test]
+    fn what_is_found_beside_a_flush_is_kept_as_it_will_be() {
+        let stretches = Stretches::new(1 << 20);
+        let layer = Arc::new(Layer::default());
+        let mut batch = WriteBatch::new();
+        batch.put(TREE, b("a"), b("new")).delete(TREE, b("c")).put(TREE, b("d"), b("of another"));
+        layer.write(batch);
+        // It waits to be flushed: the tables have nothing of it.
+        let waiting = stretches.settle(stretches.moment(), Some(&layer));
+        let found = || stretch(&["a", "b", "c"]);
+        stretches.keep(KEYSPACE, (b("a"), Some(b("d"))), found(), &waiting);
+        assert_eq!(rows(&stretches, "a").unwrap(), "a=value b=value c=value");
+        stretches.forget(KEYSPACE);
+        stretches.flush_begins();
+        assert!(!knows(&stretches, "a"));
+        let beside = stretches.settle(stretches.moment(), Some(&layer));
+        stretches.keep(KEYSPACE, (b("a"), Some(b("d"))), found(), &waiting);
+        assert_eq!(rows(&stretches, "a"), None, "its tables may have been any");
+        stretches.keep(KEYSPACE, (b("a"), Some(b("d"))), found(), &beside);
+        assert_eq!(rows(&stretches, "a").unwrap(), "a=new b=value");
+        stretches.flush_ended();
+        keep(&stretches, ("m", "n"), &stretches.settle(stretches.moment(), Some(&layer)));
+        assert_eq!(rows(&stretches, "m").unwrap(), "m=value", "all of it is in the tables");
     }
 
     #[test]
     fn stretches_stay_within_their_bytes_and_those_that_are_read_stay() {
         let stretches = Stretches::new(20_000);
-        let now = stretches.moment().settled(true);
+        let now = settled(&stretches);
         let span = |n: u32| {
             let key = |n: u32| Bytes::copy_from_slice(&n.to_be_bytes());
             (key(n), Some(key(n + 1)))
         };
         let is_kept =
-            |n: u32| matches!(stretches.next(KEYSPACE, &n.to_be_bytes(), now), Next::Kept(..));
+            |n: u32| matches!(stretches.next(KEYSPACE, &n.to_be_bytes(), &now), Next::Kept(..));
         for n in 0..1_000 {
-            stretches.keep(KEYSPACE, span(n), stretch(&["key"]), now);
+            stretches.keep(KEYSPACE, span(n), stretch(&["key"]), &now);
             assert!(stretches.bytes() <= 20_000, "{} bytes", stretches.bytes());
             assert!(is_kept(0), "read often, gone after {n}");
         }
         assert!(!is_kept(500) && is_kept(999) && stretches.bytes() > 10_000);
         let none = Stretches::new(0);
-        keep(&none, ("a", "b"), none.moment().settled(true));
+        keep(&none, ("a", "b"), &settled(&none));
         assert_eq!(none.bytes(), 0);
     }
 }

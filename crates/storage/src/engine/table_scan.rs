@@ -45,7 +45,7 @@ enum State<'a> {
 pub(super) struct TableScan<'a, B> {
     below: B,
     stretches: &'a Stretches,
-    moment: Moment,
+    moment: &'a Moment,
     keyspace: KeyspaceId,
     /// The first key that was not looked at.
     at: Bytes,
@@ -59,7 +59,7 @@ pub(super) struct TableScan<'a, B> {
 impl<'a, B: Below<'a>> TableScan<'a, B> {
     pub(super) fn new(
         below: B,
-        (stretches, moment): (&'a Stretches, Moment),
+        (stretches, moment): (&'a Stretches, &'a Moment),
         keyspace: KeyspaceId,
         (at, to): (Bytes, Option<Bytes>),
     ) -> Self {
@@ -255,7 +255,7 @@ mod tests {
 
     fn scan<'a>(
         rows: &'a Rows,
-        kept: (&'a Stretches, Moment),
+        kept: (&'a Stretches, &'a Moment),
         span: &(Bytes, Option<Bytes>),
     ) -> TableScan<'a, &'a Rows> {
         TableScan::new(rows, kept, KEYSPACE, span.clone())
@@ -274,7 +274,7 @@ mod tests {
             let mut rng = Rng::new(seed);
             let rows = filled(&mut rng, 2_000);
             let stretches = Stretches::new(64 << 20);
-            let moment = stretches.moment().settled(true);
+            let moment = &stretches.settle(stretches.moment(), None);
             for round in 0..200 {
                 let span = range(&mut rng, 2_000);
                 let want = expected(&rows, &span);
@@ -304,7 +304,7 @@ mod tests {
         let mut rng = Rng::new(1);
         let rows = filled(&mut rng, 40_000);
         let stretches = Stretches::new(64 << 20);
-        let moment = stretches.moment().settled(true);
+        let moment = &stretches.settle(stretches.moment(), None);
         let all = (Bytes::new(), None);
         assert_eq!(scan(&rows, (&stretches, moment), &all).count(), rows.rows.len());
         let kept = stretches.bytes();
@@ -320,7 +320,8 @@ mod tests {
             }
         }
         let empty = Stretches::new(1 << 20);
-        let kept = (&empty, empty.moment().settled(true));
+        let moment = empty.settle(empty.moment(), None);
+        let kept = (&empty, &moment);
         let mut scan = TableScan::new(Broken, kept, KEYSPACE, all);
         assert!(matches!(scan.next(), Some(Ok(_))));
         assert!(matches!(scan.next(), Some(Err(EngineError::Damaged { .. }))));

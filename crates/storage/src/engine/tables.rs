@@ -212,6 +212,7 @@ impl Tables {
         // Fails if one of the library's threads met an error: then nothing is begun.
         self.db.persist(PersistMode::Buffer).map_err(|e| error("flush", e))?;
         let wait_until = Instant::now() + RUNS_WAIT_MAX;
+        self.stretches.flush_begins();
         for (tree, run) in runs {
             if flushes.taken.contains(&tree) {
                 continue;
@@ -230,6 +231,7 @@ impl Tables {
                 .map_err(|e| error("flush", e))?;
             flushes.taken.insert(tree);
         }
+        self.stretches.flush_ended();
         // Fails if one of fjall's threads met an error.
         let number = flushes.next().to_le_bytes();
         self.own.insert(PERSISTED_KEY, number).map_err(|e| error("flush", e))?;
@@ -300,10 +302,16 @@ impl Tables {
         self.stretches.moment()
     }
 
-    /// A picture of the tables as they are; no layer is sealed meanwhile.
-    pub(super) fn view(&self, moment: stretches::Moment) -> TablesView {
-        let stretches = Arc::clone(&self.stretches);
-        TablesView { snapshot: self.db.snapshot(), trees: self.trees(), stretches, moment }
+    /// A picture of the tables as they are, while `sealed` is to be flushed or is being flushed;
+    /// no other layer is sealed meanwhile.
+    pub(super) fn view(
+        &self,
+        moment: stretches::Moment,
+        sealed: Option<&Arc<Layer>>,
+    ) -> TablesView {
+        let (snapshot, trees) = (self.db.snapshot(), self.trees());
+        let moment = self.stretches.settle(moment, sealed);
+        TablesView { snapshot, trees, stretches: Arc::clone(&self.stretches), moment }
     }
 
     /// Forgets a keyspace's trees; not while a flush is under way.
@@ -386,7 +394,7 @@ impl TablesView {
             Bound::Unbounded => None,
         };
         let below = TreeView { tables: self, handle };
-        let stretches = (&*self.stretches, self.moment);
+        let stretches = (&*self.stretches, &self.moment);
         Some(Box::new(TableScan::new(below, stretches, keyspace, (from, to))))
     }
 
