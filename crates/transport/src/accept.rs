@@ -181,6 +181,12 @@ impl Accepted {
         Self { stream, held: BytesMut::new(), ends, _permit: permit }
     }
 
+    /// Whether it began with a GET by HTTP/1; else it began as HTTP/2 does.
+    #[must_use]
+    pub fn began_with_get(&self) -> bool {
+        self.ends.is_some()
+    }
+
     /// Sends what is held.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.held.is_empty() {
@@ -293,10 +299,12 @@ mod tests {
         slow.flush().await.unwrap();
         slow.write_all(&PREFACE[10..]).await.unwrap();
         let first = tokio::time::timeout(LONG, incoming.next()).await.unwrap().unwrap().unwrap();
+        assert!(!first.began_with_get());
         assert!(first.ends.is_none(), "HTTP/2 has its keep-alive");
         let mut getter = TcpStream::connect(address).await.unwrap();
         getter.write_all(b"GET /health HTTP/1.1\r\n").await.unwrap();
         let second = tokio::time::timeout(LONG, incoming.next()).await.unwrap().unwrap().unwrap();
+        assert!(second.began_with_get());
         assert!(second.ends.is_some(), "HTTP/1 has an end");
         for mut stranger in strangers {
             let read = tokio::time::timeout(LONG, stranger.read(&mut [0; 8])).await;

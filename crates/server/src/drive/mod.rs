@@ -83,4 +83,4 @@ pub(crate) use counts::described;
 pub(crate) use hub::{Caller, Hub};
 pub(crate) use metrics::observe;
 pub(crate) use node::{Node, StartError};
-pub(crate) use origins::Batch;
+pub(crate) use origins::{Attached, Batch};

@@ -3,6 +3,7 @@
 
 mod admin;
 mod announce;
+mod connection;
 mod coordination;
 mod etcd;
 mod flight;

@@ -9,11 +9,14 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::task::{Context, Poll};
 
 use atoll_transport::stub::etcdserverpb::kv_server::Kv;
 use atoll_wire::etcd::etcdserverpb as pb;
 use bytes::{BufMut, Bytes, BytesMut};
+use h2::server::SendResponse;
 use hyper::body::{Body as HttpBody, Frame, Incoming};
 use hyper::service::Service;
 use prost::{DecodeError, Message};
@@ -33,74 +36,88 @@ const MESSAGE_BYTES_MAX: usize = 64 << 10;
 /// Where the services that are answered here are found.
 const SERVICE: &str = "/etcdserverpb.KV/";
 
-type Answered = Pin<Box<dyn Future<Output = Result<http::Response<Said>, Infallible>> + Send>>;
+type Answered = Pin<Box<dyn Future<Output = http::Response<Said>> + Send>>;
 
 /// All services, some of whose calls take the short way.
 #[derive(Clone)]
 pub(in crate::gateway) struct Direct {
-    etcd: Etcd,
-    flight: Flight,
+    pub(super) etcd: Etcd,
+    pub(super) flight: Flight,
+    /// How many reads are under way by their own way.
+    pub(super) reads: Arc<AtomicUsize>,
     /// The way of all services.
     rest: Counted,
 }
 
 impl Direct {
     pub(in crate::gateway) fn new(etcd: Etcd, flight: Flight, rest: Counted) -> Self {
-        Self { etcd, flight, rest }
+        Self { etcd, flight, reads: Arc::default(), rest }
     }
-}
 
-impl Service<http::Request<Incoming>> for Direct {
-    type Response = http::Response<Said>;
-    type Error = Infallible;
-    type Future = Answered;
-
-    fn call(&self, request: http::Request<Incoming>) -> Answered {
-        let method = Method::named(request.uri().path()).filter(|_| is_plain(&request));
+    /// Answers any request.
+    pub(in crate::gateway) fn answer<B>(&self, request: http::Request<B>) -> Answered
+    where
+        B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
+    {
+        let (head, body) = request.into_parts();
+        let method = Method::named(head.uri.path()).filter(|_| is_plain(&head));
         let rest = self.rest.clone();
-        let Some(method) = method else { return Box::pin(go(rest, request.map(Body::new))) };
+        let Some(method) = method else {
+            return Box::pin(go(rest, http::Request::from_parts(head, Body::new(body))));
+        };
         let etcd = self.etcd.clone();
         let flying = self.flight.begin();
         Box::pin(async move {
             let _flying = flying;
-            match answer(&etcd, method, request).await {
-                Ok(response) => Ok(response),
+            match answer(&etcd, method, head, body).await {
+                Ok(response) => response,
                 Err(request) => go(rest, *request).await,
             }
         })
     }
 }
 
+impl Service<http::Request<Incoming>> for Direct {
+    type Response = http::Response<Said>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<http::Response<Said>, Infallible>> + Send>>;
+
+    fn call(&self, request: http::Request<Incoming>) -> Self::Future {
+        let answered = self.answer(request);
+        Box::pin(async move { Ok(answered.await) })
+    }
+}
+
 /// The way of all services, for as long as the caller waits.
-async fn go(
-    mut rest: Counted,
-    request: http::Request<Body>,
-) -> Result<http::Response<Said>, Infallible> {
+async fn go(mut rest: Counted, request: http::Request<Body>) -> http::Response<Said> {
     let timeout = request.headers().get(GRPC_TIMEOUT).and_then(|v| timeout_in(v.as_bytes()));
     // Routes are always ready.
     let answered = rest.call(request);
-    let response = match timeout {
-        None => answered.await?,
+    let answered = match timeout {
+        None => answered.await,
         Some(timeout) => match tokio::time::timeout(timeout, answered).await {
-            Ok(response) => response?,
-            Err(_) => Status::cancelled("Timeout expired").into_http(),
+            Ok(answered) => answered,
+            Err(_) => Ok(Status::cancelled("Timeout expired").into_http()),
         },
     };
-    Ok(response.map(Said::Other))
+    match answered {
+        Ok(response) => response.map(Said::Other),
+        Err(never) => match never {},
+    }
 }
 
 /// Whether the request says nothing that is not understood here.
-fn is_plain<T>(request: &http::Request<T>) -> bool {
-    let headers = request.headers();
+pub(super) fn is_plain(head: &http::request::Parts) -> bool {
+    let headers = &head.headers;
     let content = headers.get(http::header::CONTENT_TYPE).map(http::HeaderValue::as_bytes);
-    request.method() == http::Method::POST
+    head.method == http::Method::POST
         && matches!(content, Some(b"application/grpc" | b"application/grpc+proto"))
         && headers.get("grpc-encoding").is_none_or(|encoding| encoding == "identity")
 }
 
 /// What is answered here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Method {
+pub(super) enum Method {
     Range,
     Put,
     DeleteRange,
@@ -116,7 +133,7 @@ enum Asked {
 }
 
 impl Method {
-    fn named(path: &str) -> Option<Self> {
+    pub(super) fn named(path: &str) -> Option<Self> {
         Some(match path.strip_prefix(SERVICE)? {
             "Range" => Self::Range,
             "Put" => Self::Put,
@@ -137,12 +154,15 @@ impl Method {
 }
 
 /// The answer, or the request as it came where it is not for this way.
-async fn answer(
+async fn answer<B>(
     etcd: &Etcd,
     method: Method,
-    request: http::Request<Incoming>,
-) -> Result<http::Response<Said>, Box<http::Request<Body>>> {
-    let (parts, mut body) = request.into_parts();
+    parts: http::request::Parts,
+    mut body: B,
+) -> Result<http::Response<Said>, Box<http::Request<Body>>>
+where
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
+{
     let read = match read(&mut body).await {
         Ok(read) => read,
         Err(status) => return Ok(status.into_http()),
@@ -178,14 +198,19 @@ struct Read {
 }
 
 impl Read {
-    /// The one message, where there is one and it came in one piece. It is a copy where it is
-    /// small: parts of it may live long and would keep all that came with it.
+    /// The one message, where there is one and it came in one piece.
     fn message(&self) -> Option<Bytes> {
-        let piece = self.first.as_ref().filter(|_| self.is_whole && self.second.is_none())?;
-        let (prefix, message) = piece.split_at_checked(PREFIX)?;
-        let length = u32::from_be_bytes(prefix[1..].try_into().ok()?) as usize;
-        (prefix[0] == 0 && length == message.len()).then(|| Bytes::copy_from_slice(message))
+        one_message(self.first.as_ref().filter(|_| self.is_whole && self.second.is_none())?)
     }
+}
+
+/// The message that a piece holds, where that is all that it holds. It is a copy: parts of it may
+/// live long and would keep all that came with it.
+pub(super) fn one_message(piece: &[u8]) -> Option<Bytes> {
+    let (prefix, message) = piece.split_at_checked(PREFIX)?;
+    let length = u32::from_be_bytes(prefix[1..].try_into().ok()?) as usize;
+    let is_it = prefix[0] == 0 && length == message.len() && length <= MESSAGE_BYTES_MAX;
+    is_it.then(|| Bytes::copy_from_slice(message))
 }
 
 /// Reads a body until it ends or is seen to be for the other way.
@@ -299,8 +324,35 @@ pub(in crate::gateway) struct Whole {
     is_over: bool,
 }
 
+/// The head of an answer that is a success so far.
+pub(super) fn grpc_head() -> http::Response<()> {
+    let mut head = http::Response::new(());
+    head.headers_mut().insert(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
+    head
+}
+
+/// The trailers of a success.
+fn success() -> http::HeaderMap {
+    let mut trailers = http::HeaderMap::with_capacity(1);
+    trailers.insert(Status::GRPC_STATUS, http::HeaderValue::from_static("0"));
+    trailers
+}
+
 impl Whole {
-    fn new(message: &impl Message) -> Self {
+    /// Sends all of it at once: it is in memory already, and leaves as fast as it is taken.
+    pub(in crate::gateway) fn send(
+        self,
+        head: http::Response<()>,
+        mut respond: SendResponse<Bytes>,
+    ) -> Result<(), h2::Error> {
+        let mut stream = respond.send_response(head, false)?;
+        if let Some(message) = self.message {
+            stream.send_data(message, false)?;
+        }
+        stream.send_trailers(success())
+    }
+
+    pub(super) fn new(message: &impl Message) -> Self {
         let length = message.encoded_len();
         let mut bytes = BytesMut::with_capacity(PREFIX + length);
         bytes.put_u8(0);
@@ -316,9 +368,7 @@ impl Whole {
         if std::mem::replace(&mut self.is_over, true) {
             return None;
         }
-        let mut trailers = http::HeaderMap::with_capacity(1);
-        trailers.insert(Status::GRPC_STATUS, http::HeaderValue::from_static("0"));
-        Some(Frame::trailers(trailers))
+        Some(Frame::trailers(success()))
     }
 }
 
@@ -430,7 +480,7 @@ mod tests {
             let add = |request: http::request::Builder, (name, value): &(&str, &str)| {
                 request.header(*name, *value)
             };
-            is_plain(&headers.iter().fold(request, add).body(()).unwrap())
+            is_plain(&headers.iter().fold(request, add).body(()).unwrap().into_parts().0)
         };
         let grpc = ("content-type", "application/grpc");
         assert!(request("POST", &[grpc]));

@@ -11,7 +11,7 @@
 //!       check (what etcd refuses unseen)     refusal (codes and texts)
 //!       range, txn, translate                space (which keyspace; who answers)
 //!       queue, line (behind locks, elections)   http (`/version`, `/health`)
-//!       direct (the short way of calls of kv)
+//!       direct, reads (the short ways of calls of kv)   stream (one call by HTTP/2)
 //!   client library -> node
 //! ```
 //!
@@ -30,8 +30,10 @@ mod lock;
 mod maintenance;
 mod queue;
 mod range;
+pub(super) mod reads;
 mod refusal;
 mod space;
+pub(super) mod stream;
 mod translate;
 mod txn;
 mod watch;
@@ -156,6 +158,11 @@ impl Etcd {
 
     fn spaces(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
         self.shared.spaces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The store of clients that name none, once it was used.
+    fn usual_space(&self) -> Option<Arc<Space>> {
+        self.spaces().get(&self.shared.keyspace).map(|known| known.space.clone())
     }
 
     /// The store that a request is for.

@@ -58,6 +58,13 @@ pub(super) struct Found {
     count: u64,
 }
 
+impl From<Option<KeyValue>> for Found {
+    fn from(kv: Option<KeyValue>) -> Self {
+        let count = u64::from(kv.is_some());
+        Self { kvs: kv.into_iter().collect(), count }
+    }
+}
+
 impl Plan {
     pub(super) fn new(wire: pb::RangeRequest) -> Self {
         let (order, target) = (wire.sort_order(), wire.sort_target());
@@ -165,13 +172,22 @@ impl Plan {
         self.query.end == KeyEnd::Single && self.query.at.is_none() && !self.query.count_only
     }
 
+    /// What to ask where one answer is likely to be all: one key, or a range without bounds of its
+    /// length, which are counted apart.
+    pub(super) fn in_one(&self) -> Option<RequestBody> {
+        let consistency = self.consistency;
+        if self.is_one_key() {
+            let key = self.query.start.clone();
+            return Some(RequestBody::Get { key, at: None, consistency });
+        }
+        let is_bounded = self.limit.is_some() || self.query.count_only;
+        (!is_bounded).then(|| RequestBody::Range { query: self.query.clone(), consistency })
+    }
+
     async fn read_one(&self, call: &Call) -> Result<(Revision, Found), Failure> {
         let (key, consistency) = (self.query.start.clone(), self.consistency);
         match call.ask(RequestBody::Get { key, at: None, consistency }).await? {
-            AnswerBody::Get { kv, revision, .. } => {
-                let count = u64::from(kv.is_some());
-                Ok((revision, Found { kvs: kv.into_iter().collect(), count }))
-            }
+            AnswerBody::Get { kv, revision, .. } => Ok((revision, kv.into())),
             other => {
                 let text = format!("a get was answered with {other:?}");
                 Err(Failure::new(Code::Internal, text))
@@ -179,7 +195,7 @@ impl Plan {
         }
     }
 
-    /// What one page of a transaction holds; `None` when it is not all of it.
+    /// What one page holds; `None` when it is not all of it.
     pub(super) fn whole(&self, page: RangePage) -> Option<Found> {
         let is_limited = self.query.limit.is_some_and(|limit| page.kvs.len() as u64 >= limit);
         if page.uncounted.is_some() || (page.more.is_some() && !is_limited) {

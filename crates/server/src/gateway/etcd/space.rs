@@ -21,7 +21,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// How long this node's replica may take to say how it is.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long this node's replica may take over a read before the leader is asked instead.
-const NEAR_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const NEAR_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long reads go to the leader after this node's replica refused one,
 const AFTER_REFUSAL: Duration = Duration::from_secs(1);
 /// or did not answer in time: it is behind.
@@ -50,13 +50,13 @@ impl Space {
     }
 
     /// Whether this node's replica is to be asked first.
-    fn answers_here(&self) -> bool {
+    pub(super) fn answers_here(&self) -> bool {
         self.hub.now() >= Time(self.elsewhere_until.load(Relaxed))
     }
 
     /// This node's replica did not answer a read; what is wrong with the request itself counts
     /// nothing.
-    fn refused_here(&self, failure: &Failure) {
+    pub(super) fn refused_here(&self, failure: &Failure) {
         let pause = match failure.code {
             Code::InvalidArgument
             | Code::TooLarge
@@ -114,7 +114,7 @@ impl Space {
 }
 
 /// The same read as one that a follower answers, too; `None` for what only leaders answer.
-fn near(body: &RequestBody) -> Option<RequestBody> {
+pub(super) fn near(body: &RequestBody) -> Option<RequestBody> {
     let consistency = Consistency::Stale { max: Some(Duration::ZERO) };
     match body {
         RequestBody::Get { key, at, consistency: Consistency::Linearizable } => {
