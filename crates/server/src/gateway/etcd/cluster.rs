@@ -9,6 +9,7 @@ use atoll_base::NodeId;
 use atoll_client::{Joining, NodeRecord, ReplicaMember, Role};
 use atoll_transport::stub::etcdserverpb::cluster_server;
 use atoll_wire::etcd::etcdserverpb as pb;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::refusal::{self, refused};
@@ -16,6 +17,10 @@ use super::{Call, Etcd};
 
 /// How long a call waits for a change of members; the change goes on by itself.
 const CHANGE_WAIT: Duration = Duration::from_secs(60);
+/// How long this node may take to hear of a change that others know already, and how often it is
+/// looked for.
+const NEWS_WAIT: Duration = Duration::from_secs(1);
+const NEWS_LOOK: Duration = Duration::from_millis(5);
 
 fn url(address: &str) -> String {
     format!("http://{address}")
@@ -56,6 +61,19 @@ impl Call {
         self.replicas().iter().find(|r| r.node.0 == node).map(|r| r.role)
     }
 
+    /// The member's role as soon as it is as wanted, or as it still is a while later: a caller
+    /// that changed the members through another node must not be answered by what was before.
+    async fn role_once(&self, node: u64, is_wanted: impl Fn(Option<Role>) -> bool) -> Option<Role> {
+        let until = Instant::now() + NEWS_WAIT;
+        loop {
+            let role = self.role_of(node);
+            if is_wanted(role) || Instant::now() >= until {
+                return role;
+            }
+            tokio::time::sleep(NEWS_LOOK).await;
+        }
+    }
+
     /// The node that its peers reach at one of these.
     fn node_at(&self, urls: &[String]) -> Option<NodeId> {
         self.space.hub.catalog.with(|catalog| {
@@ -87,6 +105,7 @@ impl cluster_server::Cluster for Etcd {
         let joining = if is_learner { Joining::Learner } else { Joining::Voter };
         let change = self.shared.client.change_members(node).shard(call.space.shard);
         change.wait(CHANGE_WAIT).add(joining).await.map_err(|f| refused(&f))?;
+        call.role_once(node.0, |role| role.is_some()).await;
         let members = call.members();
         let member = members.iter().find(|m| m.id == node.0).cloned();
         let header = call.header_now();
@@ -99,11 +118,12 @@ impl cluster_server::Cluster for Etcd {
     ) -> Result<Response<pb::MemberRemoveResponse>, Status> {
         let call = self.open(&request).await?;
         let id = request.get_ref().id;
-        if call.role_of(id).is_none() {
+        if call.role_once(id, |role| role.is_some()).await.is_none() {
             return Err(refusal::member_not_found());
         }
         let change = self.shared.client.change_members(NodeId(id)).shard(call.space.shard);
         change.wait(CHANGE_WAIT).remove().await.map_err(|f| refused(&f))?;
+        call.role_once(id, |role| role.is_none()).await;
         let (header, members) = (call.header_now(), call.members());
         Ok(Response::new(pb::MemberRemoveResponse { header, members }))
     }
@@ -114,7 +134,7 @@ impl cluster_server::Cluster for Etcd {
     ) -> Result<Response<pb::MemberUpdateResponse>, Status> {
         let call = self.open(&request).await?;
         let pb::MemberUpdateRequest { id, peer_ur_ls } = request.into_inner();
-        if call.role_of(id).is_none() {
+        if call.role_once(id, |role| role.is_some()).await.is_none() {
             return Err(refusal::member_not_found());
         }
         if call.node_at(&peer_ur_ls) != Some(NodeId(id)) {
@@ -141,13 +161,14 @@ impl cluster_server::Cluster for Etcd {
     ) -> Result<Response<pb::MemberPromoteResponse>, Status> {
         let call = self.open(&request).await?;
         let id = request.get_ref().id;
-        match call.role_of(id) {
+        match call.role_once(id, |role| role == Some(Role::Learner)).await {
             None => return Err(refusal::member_not_found()),
             Some(Role::Learner) => {}
             Some(_) => return Err(refusal::not_learner()),
         }
         let change = self.shared.client.change_members(NodeId(id)).shard(call.space.shard);
         change.wait(CHANGE_WAIT).promote().await.map_err(|f| refused(&f))?;
+        call.role_once(id, |role| role != Some(Role::Learner)).await;
         let (header, members) = (call.header_now(), call.members());
         Ok(Response::new(pb::MemberPromoteResponse { header, members }))
     }
