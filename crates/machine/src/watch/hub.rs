@@ -114,6 +114,8 @@ struct Watcher {
     request: WatchRequest,
     /// Events below are not for it.
     from: Revision,
+    /// It was told everything up to here before the machine went back.
+    told: Revision,
     /// Where to look next; `None` when everything up to the hub's `through` was looked at.
     next: Option<Cursor>,
     is_queued: bool,
@@ -201,7 +203,8 @@ impl WatchHub {
         let next = (from <= self.through).then_some((from, 0));
         let is_queued = next.is_some();
         let is_late = is_queued && from < machine.compact_revision();
-        self.watchers.insert(id, Watcher { request, from, next, is_queued, is_late });
+        let told = Revision::ZERO;
+        self.watchers.insert(id, Watcher { request, from, told, next, is_queued, is_late });
         if is_queued {
             self.queue.push_back(id);
         }
@@ -239,15 +242,21 @@ impl WatchHub {
     }
 
     /// Goes on after the machine was replaced by a snapshot's: what the watchers missed is read
-    /// from the engine, if it is kept there.
+    /// from the engine, if it is kept there. The snapshot may be older than what was fed, where a
+    /// replica is rebuilt: what a watcher was told already comes again, and is not for it.
     pub fn reset(&mut self, through: Revision) {
         let missed = self.through.next();
+        for watcher in self.watchers.values_mut() {
+            let looked_at = watcher.next.map_or(missed, |(revision, _)| revision);
+            watcher.told = watcher.told.max(looked_at.prev());
+            watcher.from = watcher.from.max(watcher.told.next());
+        }
         self.through = through;
         self.ring = EventRing::new(through.next());
         for (id, watcher) in &mut self.watchers {
-            if watcher.next.is_none() && watcher.from.max(missed) <= through {
+            if watcher.next.is_none() && watcher.from <= through {
                 atoll_base::reached!("a watch went on behind an installed snapshot");
-                watcher.next = Some((watcher.from.max(missed), 0));
+                watcher.next = Some((watcher.from, 0));
                 watcher.is_queued = true;
                 self.queue.push_back(*id);
             }
@@ -282,7 +291,8 @@ impl WatchHub {
             return Ok(Poll::Ended(WatchEnd::Unknown));
         };
         let Some(next) = watcher.next else {
-            return Ok(Poll::Batch(WatchBatch { through: self.through, ..WatchBatch::default() }));
+            let through = self.through.max(watcher.told);
+            return Ok(Poll::Batch(WatchBatch { through, ..WatchBatch::default() }));
         };
         let is_in_ring = next.0 >= self.ring.first();
         let compact_revision = machine.compact_revision();
@@ -297,9 +307,10 @@ impl WatchHub {
             atoll_base::reached!("a watch was served from history");
             self.read_history(next, machine, engine, &mut delivery)?;
         }
-        let (batch, next) = delivery.finish(self.through);
+        let (mut batch, next) = delivery.finish(self.through);
         let watcher = self.watchers.get_mut(&id).expect("it was there above");
         watcher.next = next;
+        batch.through = batch.through.max(watcher.told);
         if next.is_some() && !watcher.is_queued {
             watcher.is_queued = true;
             self.queue.push_back(id);
