@@ -44,6 +44,8 @@ impl Call {
 
     /// The oldest revision that can be read.
     pub(super) async fn compacted(&self) -> Revision {
+        // With a read, this node's replica has come as far as others were when this was asked.
+        let _ = self.revision_now().await;
         self.status().await.map_or(Revision::ZERO, |status| status.compacted)
     }
 
