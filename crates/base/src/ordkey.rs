@@ -4,6 +4,8 @@
 //! escaped: `00` becomes `00 ff`, and `00 01` ends it, so that `a` sorts before `a\0` and before
 //! `ab` whatever comes next. The last part of a key may be a plain tail.
 
+use bytes::Bytes;
+
 /// Builds an ordered key.
 #[derive(Default, Debug, Clone)]
 pub struct KeyWriter {
@@ -133,6 +135,15 @@ impl<'a> KeyReader<'a> {
     }
 }
 
+/// The smallest key after `key`.
+#[must_use]
+pub fn successor(key: &[u8]) -> Bytes {
+    let mut next = Vec::with_capacity(key.len() + 1);
+    next.extend_from_slice(key);
+    next.push(0);
+    next.into()
+}
+
 /// The smallest key greater than every key that starts with `prefix`, or `None` when there is none
 /// (the prefix is empty or all `ff`).
 #[must_use]
@@ -147,6 +158,13 @@ pub fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
     use crate::rng::Rng;
+
+    #[test]
+    fn nothing_lies_between_a_key_and_its_successor() {
+        assert_eq!(successor(b""), [0][..]);
+        assert_eq!(successor(b"a"), b"a\0"[..]);
+        assert!(b"a"[..] < successor(b"a")[..] && successor(b"a") < b"a\x01"[..]);
+    }
 
     fn encode(s: &[u8], n: u64) -> Vec<u8> {
         KeyWriter::default().string(s).u64_desc(n).finish()

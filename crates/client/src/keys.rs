@@ -1,10 +1,8 @@
 //! Which keys a scan, a watch or a delete is about.
 
-use atoll_base::ordkey::prefix_end;
+use atoll_base::ordkey::{prefix_end, successor};
 use atoll_machine::KeyEnd;
 use bytes::Bytes;
-
-use crate::map::successor;
 
 /// A range of keys.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]

@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use atoll_base::{Code, Epoch, Failure, NodeId, ShardId};
 use atoll_coord::{Catalog, Descriptor, routing};
-use bytes::Bytes;
 
 use crate::ids::CommandIds;
 use crate::link::Links;
@@ -185,12 +184,4 @@ fn no_shard(shard: ShardId) -> Failure {
 
 fn no_keyspace(name: &str) -> Failure {
     Failure::new(Code::NotFound, format!("keyspace {name} does not exist"))
-}
-
-/// The smallest key after `key`.
-pub(crate) fn successor(key: &[u8]) -> Bytes {
-    let mut next = Vec::with_capacity(key.len() + 1);
-    next.extend_from_slice(key);
-    next.push(0);
-    Bytes::from(next)
 }

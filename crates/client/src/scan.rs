@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use atoll_base::ordkey::successor;
 use atoll_base::{Failure, Revision, ShardId};
 use atoll_coord::{AnswerBody, Consistency, Descriptor, RequestBody};
 use atoll_machine::{KeyValue, RangePage, RangeQuery};
@@ -13,7 +14,6 @@ use tokio::time::Instant;
 use crate::call::{Where, unexpected};
 use crate::keys::Keys;
 use crate::keyspace::Keyspace;
-use crate::map::successor;
 
 /// Keys per page where the caller doesn't say.
 const PAGE_KEYS: u64 = 1000;

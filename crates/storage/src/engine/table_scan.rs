@@ -2,6 +2,7 @@
 //! where there are none, keeping what it finds.
 
 use atoll_base::KeyspaceId;
+use atoll_base::ordkey::successor;
 use bytes::Bytes;
 
 use super::stretches::{Moment, Next, Stretch, Stretches};
@@ -187,14 +188,6 @@ impl<B> Drop for TableScan<'_, B> {
             self.stretches.keep(self.keyspace, span, std::mem::take(stretch), self.moment);
         }
     }
-}
-
-/// The smallest key after `key`.
-pub(super) fn successor(key: &[u8]) -> Bytes {
-    let mut next = Vec::with_capacity(key.len() + 1);
-    next.extend_from_slice(key);
-    next.push(0);
-    next.into()
 }
 
 /// Of two ends the one that comes first; `None` is the end of the tree.

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use atoll_base::KeyspaceId;
+use atoll_base::ordkey::successor;
 use bytes::Bytes;
 use fjall::config::{CompressionPolicy, FilterPolicy};
 use fjall::{
@@ -27,7 +28,7 @@ use super::persisted::PersistedMark;
 use super::redo::{RedoError, RedoFile};
 use super::rows::{Moment, Rows};
 use super::stretches::{self, Stretches};
-use super::table_scan::{Below, TableScan, successor};
+use super::table_scan::{Below, TableScan};
 use super::{Direction, EngineError, KeyRange, Pair, Scan, Tree, is_empty_range};
 use crate::disk::RealDisk;
 

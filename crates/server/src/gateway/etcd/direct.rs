@@ -374,27 +374,12 @@ impl Whole {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::VecDeque;
-
     use super::*;
-
-    /// A body that comes in these pieces.
-    struct Pieces(VecDeque<Bytes>);
-
-    impl HttpBody for Pieces {
-        type Data = Bytes;
-        type Error = Status;
-
-        fn poll_frame(
-            mut self: Pin<&mut Self>,
-            _cx: &mut Context<'_>,
-        ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-            Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
-        }
-    }
+    use crate::gateway::etcd::stream::tests::Frames;
 
     fn body(pieces: &[&[u8]]) -> Body {
-        Body::new(Pieces(pieces.iter().map(|p| Bytes::copy_from_slice(p)).collect()))
+        let pieces = pieces.iter().map(|piece| Ok(Frame::data(Bytes::copy_from_slice(piece))));
+        Body::new(pieces.collect::<Frames>())
     }
 
     async fn all(mut body: impl HttpBody<Data = Bytes, Error = Status> + Unpin) -> Vec<u8> {

@@ -3,6 +3,7 @@
 //! A limit, and the order of keys either way, are left to the machine. Other orders and filters
 //! need the whole range, as they do in etcd; but where a limit has no order, only what is cut.
 
+use atoll_base::ordkey::successor;
 use atoll_base::{Code, Failure, Revision};
 use atoll_coord::{AnswerBody, Consistency, RequestBody};
 use atoll_machine::{KeyEnd, KeyValue, RangePage, RangeQuery};
@@ -251,12 +252,4 @@ async fn ask(
             Err(Failure::new(Code::Internal, text))
         }
     }
-}
-
-/// The smallest key after `key`.
-fn successor(key: &[u8]) -> Bytes {
-    let mut next = Vec::with_capacity(key.len() + 1);
-    next.extend_from_slice(key);
-    next.push(0);
-    Bytes::from(next)
 }

@@ -160,7 +160,7 @@ impl HttpBody for Came {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::VecDeque;
     use std::future::{pending, ready};
     use std::time::Duration;
@@ -175,7 +175,13 @@ mod tests {
     const LONG: Duration = Duration::from_secs(20);
 
     /// A body that comes in these frames.
-    struct Frames(VecDeque<Result<Frame<Bytes>, Status>>);
+    pub(in crate::gateway::etcd) struct Frames(VecDeque<Result<Frame<Bytes>, Status>>);
+
+    impl FromIterator<Result<Frame<Bytes>, Status>> for Frames {
+        fn from_iter<I: IntoIterator<Item = Result<Frame<Bytes>, Status>>>(frames: I) -> Self {
+            Self(frames.into_iter().collect())
+        }
+    }
 
     impl HttpBody for Frames {
         type Data = Bytes;
@@ -190,7 +196,7 @@ mod tests {
     }
 
     fn frames(frames: impl IntoIterator<Item = Result<Frame<Bytes>, Status>>) -> Said {
-        Said::Other(Body::new(Frames(frames.into_iter().collect())))
+        Said::Other(Body::new(frames.into_iter().collect::<Frames>()))
     }
 
     /// A client, and the first request of it as a server sees it.
