@@ -27,6 +27,7 @@ use atoll_storage::WriteBatch;
 use crate::ask::Ask;
 use crate::catalog::erase_shard_records;
 use crate::lane::Lane;
+use crate::records::RecordsError;
 use crate::{records, spool};
 
 /// Steps of clearing, of about a thousand keys each, in one turn.
@@ -48,6 +49,8 @@ pub(crate) struct Sentence {
     ask: Ask,
     epoch: Epoch,
     index: LogIndex,
+    /// What the gravestone says.
+    stone: Epoch,
 }
 
 /// The replicas of a lane that go.
@@ -115,7 +118,7 @@ impl Lane {
             retiring.asks.push(ask);
             return;
         }
-        let stone = match self.replicas.get(&shard) {
+        let left = match self.replicas.get(&shard) {
             None if self.undescribed.contains_key(&shard) || self.founders.is_waiting(shard) => {
                 let text =
                     format!("shard {shard} is not at work here yet, order has epoch {epoch}");
@@ -131,14 +134,30 @@ impl Lane {
                 known
             }
         };
+        let stone = match self.stone(shard, left) {
+            Ok(stone) => stone,
+            Err(error) => return self.turn.refuse(ask, unreadable(&error)),
+        };
         records::put_gravestone(&mut self.turn.applied, shard, stone);
-        self.retirements.sentences.push(Sentence { shard, ask, epoch, index });
+        self.retirements.sentences.push(Sentence { shard, ask, epoch, index, stone });
         self.upkeep.persist_soon();
+    }
+
+    /// The epoch that goes onto the gravestone of a replica that left at `left`: an order that comes
+    /// late, or again, does not let in what another one keeps out.
+    fn stone(&self, shard: ShardId, left: Epoch) -> Result<Epoch, RecordsError> {
+        let stands = records::gravestone(self.turn.engine.as_ref(), shard)?;
+        let waiting = self.retirements.sentences.iter().filter(|sentence| sentence.shard == shard);
+        let stone = waiting.map(|sentence| sentence.stone).chain(stands).fold(left, Epoch::max);
+        if stone > left {
+            atoll_base::reached!("an order to retire was older than the gravestone");
+        }
+        Ok(stone)
     }
 
     /// The gravestone survives power loss: the replica goes, if the order still holds.
     pub(crate) fn execute(&mut self, sentence: Sentence) {
-        let Sentence { shard, ask, epoch, index } = sentence;
+        let Sentence { shard, ask, epoch, index, .. } = sentence;
         if let Some(retiring) = self.retirements.under_way.get_mut(&shard) {
             retiring.asks.push(ask);
             return;
@@ -147,13 +166,15 @@ impl Lane {
             self.turn.answer(ask, AnswerBody::Retired);
             return;
         }
-        let batch = match self.check_retirement(shard, epoch, index) {
-            Ok(()) => self.begin_retirement(shard, ask),
-            Err(failure) => {
-                atoll_base::reached!("a replica was taken in again before it was gone");
-                return self.turn.refuse(ask, failure);
-            }
+        if let Err(failure) = self.check_retirement(shard, epoch, index) {
+            atoll_base::reached!("a replica was taken in again before it was gone");
+            return self.turn.refuse(ask, failure);
+        }
+        let stone = match self.stone(shard, self.replicas[&shard].descriptor.epoch) {
+            Ok(stone) => stone,
+            Err(error) => return self.turn.refuse(ask, unreadable(&error)),
         };
+        let batch = self.begin_retirement(shard, ask, stone);
         if let Err(reason) = self.turn.engine.write(batch) {
             tracing::error!(shard = shard.0, %reason, "retired replica can't be cleared");
         }
@@ -191,7 +212,7 @@ impl Lane {
         Ok(())
     }
 
-    fn begin_retirement(&mut self, shard: ShardId, ask: Ask) -> WriteBatch {
+    fn begin_retirement(&mut self, shard: ShardId, ask: Ask, stone: Epoch) -> WriteBatch {
         let descriptor = self.replicas[&shard].descriptor.clone();
         tracing::info!(shard = shard.0, epoch = descriptor.epoch.0, "replica is retired");
         self.remove_replica(shard, "it left the group");
@@ -200,7 +221,7 @@ impl Lane {
         let mut batch = writer.begin();
         records::remove(&mut batch, shard);
         spool::forget(self.turn.engine.as_ref(), &mut batch, shard);
-        records::put_gravestone(&mut batch, shard, descriptor.epoch);
+        records::put_gravestone(&mut batch, shard, stone);
         let logged = self.next_ticket();
         let retiring = Retiring { logged, writer: Some(writer), asks: vec![ask], later: None };
         self.retirements.under_way.insert(shard, retiring);
@@ -244,6 +265,10 @@ impl Lane {
             self.describe(descriptor);
         }
     }
+}
+
+fn unreadable(error: &RecordsError) -> Failure {
+    Failure::new(Code::Internal, error.to_string())
 }
 
 /// True when everything is deleted.

@@ -327,3 +327,26 @@ fn an_order_that_comes_before_the_description_leaves_nothing_behind() {
     cluster.run(SECOND);
     assert!(!cluster.has_replica(FOUR, DATA), "the order was given for a later description");
 }
+
+#[test]
+fn an_old_order_lets_nothing_in_that_a_later_one_keeps_out() {
+    for is_at_once in [false, true] {
+        let mut cluster = Cluster::new(3, Upkeep::default());
+        cluster.join(4);
+        add(&mut cluster, DATA, FOUR);
+        let member = cluster.descriptor(DATA);
+        let (epoch, index) = remove(&mut cluster, DATA, FOUR);
+        cluster.run(SECOND);
+        let order = cluster.call(FOUR, DATA, RequestBody::Retire { epoch, index });
+        if !is_at_once {
+            cluster.answer(order).unwrap();
+        }
+        let old = RequestBody::Retire { epoch: Epoch(1), index };
+        assert!(matches!(cluster.ask(FOUR, DATA, old), Ok(AnswerBody::Retired)));
+        cluster.crash(FOUR);
+        cluster.start(FOUR);
+        cluster.tell(FOUR, vec![member]);
+        cluster.run(SECOND);
+        assert!(!cluster.has_replica(FOUR, DATA), "at once: {is_at_once}");
+    }
+}

@@ -109,6 +109,7 @@ pub const ALL: &[&str] = &[
     "an order to retire came before its description",
     "an order to retire met a later configuration",
     "an order to retire met a member",
+    "an order to retire was older than the gravestone",
     "damage in the log could be anybody's",
     "damage in the log was laid to whose records it hit",
     "expiries could not be proposed",

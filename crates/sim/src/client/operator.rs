@@ -230,6 +230,7 @@ impl Operator {
             self.given.remove(0);
         }
         self.given.push(order);
+        around.fabric.say(format_args!("operator: {order:?}"));
         let pursuit = Self::pursuit(shard, RequestBody::Retire { epoch, index }, around);
         self.ask(Step::Retire(order), pursuit.to(node), around);
     }
@@ -275,6 +276,7 @@ impl Operator {
                 self.settled(&descriptor, (epoch, index), around);
             }
             (Step::Retire(order), AnswerBody::Retired) => {
+                around.fabric.say(format_args!("operator: {order:?} was obeyed"));
                 self.owed.remove(&(order.shard, order.node));
             }
             (Step::Write, AnswerBody::Command(Reply::Put { .. })) => {
