@@ -379,7 +379,8 @@ fn silent(
     let answers = |node: NodeId| {
         let known = core.progress().iter().find(|(n, _)| *n == node);
         // Who is being rebuilt answers, and acknowledges nothing.
-        let counts = |p: &Progress| p.alive && heard(p.heard_at) && p.state != SendState::Snapshot;
+        let is_whole = |p: &Progress| p.state != SendState::Snapshot && p.owed.is_none();
+        let counts = |p: &Progress| p.alive && heard(p.heard_at) && is_whole(p);
         node == core.id() || known.is_some_and(|(_, p)| counts(p))
     };
     let voters: Vec<NodeId> =
@@ -477,7 +478,10 @@ mod tests {
         assert_eq!((follower.state, follower.owed), (SendState::Replicate, Some(last)));
         let reason = lagging(&core, &wish).unwrap();
         assert!(reason.contains("node 2 to catch up: it is being rebuilt"), "{reason}");
+        let reason = silent(&core, &wish, |_| true).unwrap();
+        assert!(reason.contains("2 of 2 must answer, silent: node 2"), "{reason}");
         says(&mut core, now, acknowledges(1));
         assert_eq!(lagging(&core, &wish), None);
+        assert_eq!(silent(&core, &wish, |_| true), None);
     }
 }

@@ -143,8 +143,8 @@ impl Lane {
         self.upkeep.persist_soon();
     }
 
-    /// The epoch that goes onto the gravestone of a replica that left at `left`: an order that comes
-    /// late, or again, does not let in what another one keeps out.
+    /// The epoch that goes onto the gravestone of a replica that left at `left`: an order that
+    /// comes late, or again, does not let in what another one keeps out.
     fn stone(&self, shard: ShardId, left: Epoch) -> Result<Epoch, RecordsError> {
         let stands = records::gravestone(self.turn.engine.as_ref(), shard)?;
         let waiting = self.retirements.sentences.iter().filter(|sentence| sentence.shard == shard);

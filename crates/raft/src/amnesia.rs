@@ -16,8 +16,9 @@
 //!   the candidate must be granted by so many others with a whole memory that one of them is in
 //!   every replication quorum ([`quorum::tally`](crate::quorum::tally)).
 //! - *It is whole again* when its log is durable, and equal to that of its term's leader, up to
-//!   what
-//!   that leader had when it learned of the loss.
+//!   what that leader had when it learned of the loss. It says so by acknowledging that much, and
+//!   not before it would know it after a power loss: a leader that takes it for whole may make it a
+//!   voter, on which a group depends.
 //!
 //! # Why that is safe
 //! Let `e` be an entry of term `t` that is committed, or will be by acknowledgements under way, and
@@ -49,6 +50,15 @@ use crate::progress::SendState;
 use crate::quorum::Amnesia;
 use crate::quorum::Ballot;
 use crate::snapshot::StateHeld;
+
+/// How far a replica with amnesia has come in this term.
+#[derive(Debug, Default)]
+pub(crate) struct Recollection {
+    /// What was lost ends here at most, as the leader says.
+    pub(crate) owed: Option<LogIndex>,
+    /// The end of a snapshot that was installed and of which the leader was not told yet.
+    pub(crate) installed: Option<LogIndex>,
+}
 
 impl RaftCore {
     /// True from the loss of entries that may have been acknowledged until all of them are here
@@ -110,7 +120,7 @@ impl RaftCore {
         }
         self.log_is_lost = true;
         self.counters.damaged += 1;
-        self.owed = None;
+        self.recollection = Recollection::default();
         self.life += 1;
         self.verified = LogIndex::ZERO;
         self.acknowledged = LogIndex::ZERO;
@@ -123,9 +133,11 @@ impl RaftCore {
         }
         if to == LogIndex::ZERO {
             self.recount_lives(t, from, life);
-        } else if life == self.life {
+        } else if life == self.life && self.recollection.owed.is_none() {
             // Each answer in this life is right; the first one asks for least.
-            self.owed.get_or_insert(to);
+            self.recollection.owed = Some(to);
+            self.recollect(t);
+            self.tell_what_was_kept_back(t);
         }
     }
 
@@ -136,29 +148,43 @@ impl RaftCore {
         if known > self.life || known == self.life && self.log_is_lost {
             atoll_base::reached!("a replica lost the count of its lives");
             self.life = known + 1;
-            self.owed = None;
-            if !self.ask_for_rest(t, leader) {
+            self.recollection.owed = None;
+            if !self.ask_for_rest(t, leader) && !self.is_amnesic() {
                 self.acknowledge(t, leader);
             }
         }
     }
 
     /// Ends the amnesia if everything is here again.
-    pub(crate) fn recollect(&mut self) {
+    pub(crate) fn recollect(&mut self, t: &mut Turn<'_>) {
         if !self.is_amnesic() || self.log_is_lost {
             return;
         }
         let has = self.verified.min(self.durable());
-        if self.owed.is_some_and(|to| has >= to) || planted!(self.config, WholeTooEarly) {
+        if self.recollection.owed.is_some_and(|to| has >= to)
+            || planted!(self.config, WholeTooEarly)
+        {
             atoll_base::reached!("a replica with amnesia became whole");
             self.amnesia = Amnesia::None;
+            self.tell_what_was_kept_back(t);
         }
+    }
+
+    /// True when acknowledging what is here up to `matched` would say that this replica is whole
+    /// while it is not, or, after a power loss, would not know that it is.
+    pub(crate) fn keeps_back(&self, matched: LogIndex) -> bool {
+        self.is_amnesic() && self.recollection.owed.is_none_or(|to| matched >= to)
+    }
+
+    fn tell_what_was_kept_back(&mut self, t: &mut Turn<'_>) {
+        self.tell_installed(t);
+        self.acknowledge_written(t);
     }
 
     /// Says what is missing here, if something is: with every heartbeat, as long as it takes. True
     /// when that is so much that heartbeats can't be answered.
     pub(crate) fn ask_for_rest(&mut self, t: &mut Turn<'_>, leader: NodeId) -> bool {
-        if self.log_is_lost || self.is_amnesic() && self.owed.is_none() {
+        if self.log_is_lost || self.is_amnesic() && self.recollection.owed.is_none() {
             let (life, log_is_lost) = (self.life, self.log_is_lost);
             self.send_after(t, leader, Body::Amnesia { life, log_is_lost });
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use atoll_base::{Entry, EntryKind, LogIndex, NodeId, Rng, Term, Time};
 
+use crate::amnesia::Recollection;
 use crate::config::{Config, planted};
 use crate::counters::Counters;
 use crate::history::History;
@@ -66,8 +67,7 @@ pub struct RaftCore {
     pub(crate) amnesia: Amnesia,
     /// Nothing that the log holds can be relied on.
     pub(crate) log_is_lost: bool,
-    /// With amnesia: what was lost ends here at most, as this term's leader says.
-    pub(crate) owed: Option<LogIndex>,
+    pub(crate) recollection: Recollection,
     pub(crate) state: StateHeld,
 
     /// When this term's leader, or an earlier one, was last heard; protects leaders from
@@ -160,7 +160,7 @@ impl RaftCore {
             life: hard_state.life,
             amnesia: hard_state.amnesia,
             log_is_lost: false,
-            owed: None,
+            recollection: Recollection::default(),
             state: StateHeld::Whole,
             heard_at: None,
             protected_until,
@@ -324,7 +324,7 @@ impl RaftCore {
 
     /// What every step ends with: the hard state, the write's end, what may be applied, the timer.
     fn finish(&mut self, t: &mut Turn<'_>) {
-        self.recollect();
+        self.recollect(t);
         let promises = self.promises();
         if self.recorded != promises {
             let commit = self.durable_commit();

@@ -12,6 +12,7 @@ use std::time::Duration;
 use atoll_base::{EntryKind, LogIndex, NodeId, Term, Time};
 use bytes::Bytes;
 
+use crate::amnesia::Recollection;
 use crate::config::planted;
 use crate::core::{CoreRole, RaftCore, Turn};
 use crate::message::Body;
@@ -48,7 +49,7 @@ impl RaftCore {
             self.vote = None;
             self.verified = LogIndex::ZERO;
             self.acknowledged = LogIndex::ZERO;
-            self.owed = None;
+            self.recollection = Recollection::default();
         }
         if self.role == CoreRole::Leader {
             self.stop_leading(t, leader);

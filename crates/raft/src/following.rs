@@ -3,7 +3,8 @@
 //! An acknowledgement says that everything up to an index is durable here *and* equal to the
 //! leader's log. So it waits for the write that makes it true (invariant I8), and one that finds
 //! nothing new answers with what is durable already; the rest is acknowledged when its write, which
-//! perhaps an earlier leader caused, is done.
+//! perhaps an earlier leader caused, is done. A replica with amnesia keeps the acknowledgement that
+//! would say that it is whole until that is durable too.
 
 use atoll_base::{Entry, EntryKind, LogIndex, NodeId, Term};
 
@@ -90,6 +91,10 @@ impl RaftCore {
         }
         let writes = t.out.write.as_ref().is_some_and(|w| !w.entries.is_empty());
         let matched = if writes { self.verified } else { self.verified.min(self.durable()) };
+        if self.keeps_back(matched) {
+            self.ask_for_rest(t, to);
+            return;
+        }
         self.acknowledged = self.acknowledged.max(matched);
         let life = self.life;
         self.send_after(t, to, Body::AppendReply { matched, life });
@@ -99,7 +104,8 @@ impl RaftCore {
     pub(crate) fn acknowledge_written(&mut self, t: &mut Turn<'_>) {
         let matched = self.verified.min(self.durable());
         let Some(leader) = self.leader else { return };
-        if self.role == CoreRole::Follower && matched > self.acknowledged {
+        let is_news = matched > self.acknowledged && !self.keeps_back(matched);
+        if self.role == CoreRole::Follower && is_news {
             self.acknowledged = matched;
             let life = self.life;
             self.send_after(t, leader, Body::AppendReply { matched, life });

@@ -148,13 +148,24 @@ impl RaftCore {
         self.state = StateHeld::Whole;
         self.handed = index;
         self.applied = index;
-        match self.leader {
-            Some(leader) if index > LogIndex::ZERO => {
-                let (installed, life) = (true, self.life);
-                self.send_after(t, leader, Body::SnapshotReply { index, installed, life });
-            }
-            Some(leader) => self.acknowledge(t, leader),
-            None => {}
+        self.recollection.installed = self.leader.map(|_| index);
+        self.recollect(t);
+        self.tell_installed(t);
+    }
+
+    /// Tells the leader of the snapshot that was installed, once that may be said.
+    pub(crate) fn tell_installed(&mut self, t: &mut Turn<'_>) {
+        let (Some(index), Some(leader)) = (self.recollection.installed, self.leader) else {
+            return;
+        };
+        if index == LogIndex::ZERO {
+            self.recollection.installed = None;
+            return self.acknowledge(t, leader);
+        }
+        if !self.keeps_back(index) {
+            self.recollection.installed = None;
+            let (installed, life) = (true, self.life);
+            self.send_after(t, leader, Body::SnapshotReply { index, installed, life });
         }
     }
 
