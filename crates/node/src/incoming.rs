@@ -335,8 +335,8 @@ impl Replica {
         tracing::info!(shard = shard.0, index = index.0, "snapshot installed");
         atoll_base::reached!("a snapshot was installed");
         self.is_newcomer = false;
-        self.jump_to(index);
         self.group.snapshot_installed(turn.now, index, term, membership, &mut turn.sink);
+        self.jump_to(index);
         self.absorb(turn);
         self.catalog_changed = shard == atoll_base::ShardId::SYSTEM;
     }

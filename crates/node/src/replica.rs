@@ -301,11 +301,12 @@ impl Replica {
         Ok(())
     }
 
-    /// A snapshot replaced everything up to `index`.
+    /// A snapshot replaced everything up to `index`. What was known as committed beyond a log that
+    /// went with it counts no more: it comes again.
     pub(crate) fn jump_to(&mut self, index: LogIndex) {
         self.applied = index;
         self.persisted = index;
-        self.commit = self.commit.max(index);
+        self.commit = self.commit.min(self.group.core().commit()).max(index);
     }
 
     /// Serves what the engine now holds: reads and watches. Called after the turn's engine write.

@@ -7,8 +7,9 @@ use std::time::Duration;
 use atoll_base::{NodeId, ShardId};
 use atoll_coord::plan::{self, KeyspaceSpec};
 use atoll_coord::{AnswerBody, Consistency, RequestBody};
-use atoll_node::Upkeep;
-use atoll_replica::PeerBody;
+use atoll_node::{Input, Upkeep};
+use atoll_raft::Body;
+use atoll_replica::{PeerBody, PeerMessage};
 use bytes::Bytes;
 
 use lanes::{Cluster, DATA, SECOND};
@@ -180,4 +181,45 @@ fn a_snapshot_that_came_before_anything_was_logged_is_no_lost_log() {
     cluster.put(shard, "later", "seen");
     cluster.start(other);
     cluster.assert_equal(shard);
+}
+
+fn raft(message: &PeerMessage) -> Option<&Body> {
+    match &message.body {
+        PeerBody::Raft(message) => Some(&message.body),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_snapshot_may_end_before_what_was_known_to_be_committed() {
+    let mut cluster = Cluster::new(3, Upkeep::default());
+    cluster.put(DATA, "old", "seen");
+    cluster.run(SECOND);
+    let leader = cluster.leader(DATA);
+    let mut others = cluster.nodes.keys().copied().filter(|id| *id != leader);
+    let (next, hurt) = (others.next().expect("a second"), others.next().expect("a third"));
+    drop(others);
+    // The next leader has the last entry, and does not hear that it is committed.
+    cluster.loses = Box::new(move |_, to, message| {
+        to == next && message.shard == DATA && matches!(raft(message), Some(Body::Heartbeat { .. }))
+    });
+    cluster.put(DATA, "new", "seen");
+    cluster.run(Duration::from_millis(10));
+    let known = cluster.nodes[&hurt].lane.applied(DATA);
+    assert!(cluster.nodes[&next].lane.applied(DATA) < known);
+    cluster.crash(leader);
+    cluster.start(leader);
+    // And can't commit in its term before the third node is rebuilt.
+    cluster.loses = Box::new(move |from, _, message| {
+        let body = raft(message).filter(|_| from == leader && message.shard == DATA);
+        matches!(body, Some(Body::AppendReply { .. } | Body::PreVote { .. }))
+    });
+    let reason = "a bit turned over".to_owned();
+    let damage = Input::Damaged { shard: DATA, reason };
+    cluster.nodes.get_mut(&hurt).expect("it is there").inputs.push(damage);
+    cluster.run(5 * SECOND);
+    assert_eq!(cluster.leader(DATA), next);
+    assert_eq!(trouble(&cluster, hurt), "");
+    assert!(cluster.nodes[&hurt].lane.applied(DATA) > known);
+    assert_eq!(cluster.nodes[&hurt].lane.counters().damaged, 1);
 }
