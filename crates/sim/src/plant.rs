@@ -35,11 +35,13 @@ pub enum Plant {
     EntryDropped,
     /// A node never drains one lane's inputs again.
     LaneStuck,
+    /// An import notes records as stored that are still under way.
+    NoteAhead,
 }
 
 impl Plant {
     /// Every bug.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::AckBeforeSync,
         Self::PersistLie,
         Self::VotesForgotten,
@@ -55,6 +57,7 @@ impl Plant {
         Self::RefusalLies,
         Self::EntryDropped,
         Self::LaneStuck,
+        Self::NoteAhead,
     ];
 
     /// The bug's name on the command line.
@@ -76,6 +79,7 @@ impl Plant {
             Self::RefusalLies => "refusal-lies",
             Self::EntryDropped => "entry-dropped",
             Self::LaneStuck => "lane-stuck",
+            Self::NoteAhead => "note-ahead",
         }
     }
 

@@ -21,6 +21,8 @@ pub struct Shape {
     /// Logs are damaged in this run: nobody is made a witness, since what a damaged copy and a
     /// witness hold together nobody else may have.
     pub spoils: bool,
+    /// Records that are imported.
+    pub imported: u32,
     /// Holders of leases and locks.
     pub holders: usize,
     /// Lanes of every node.
@@ -93,6 +95,7 @@ impl Shape {
             spares: spares.min(7 - nodes),
             changes,
             spoils: false,
+            imported: 0,
             holders: *rng.pick(&[0, 0, 2, 3, 4]).expect("not empty"),
             lanes: rng.range(1, 4) as u16,
             shards: rng.range(1, 5) as usize,
@@ -125,6 +128,16 @@ const QUIET_SEED: u64 = 0x51ee_b11f_0000_0001;
 
 /// Makes the choice of usual timeouts another draw than all others.
 const USUAL_SEED: u64 = 0x51ee_b11f_0000_0002;
+
+/// Makes the choice of an import another draw than all others.
+const IMPORT_SEED: u64 = 0x51ee_b11f_0000_0003;
+
+/// How many records are imported in the run of `seed`: none in half of the runs.
+#[must_use]
+pub fn imported(seed: u64) -> u32 {
+    let mut rng = Rng::new(seed ^ IMPORT_SEED);
+    if rng.chance(1, 2) { rng.range(20, 120) as u32 } else { 0 }
+}
 
 /// The server's election timeout and heartbeat interval where nobody sets others.
 const USUAL_TIMES_MS: (u64, u64) = (500, 100);

@@ -110,7 +110,7 @@ impl Shell {
         Failure::new(Code::DiskFull, format!("node {node} has no room for its log"))
     }
 
-    fn plants(&self, plant: Plant) -> bool {
+    pub(crate) fn plants(&self, plant: Plant) -> bool {
         self.plant == Some(plant)
     }
 

@@ -19,6 +19,8 @@ pub const ACCOUNTS_FROM: u32 = 2_000;
 pub const GUARDED_FROM: u32 = 3_000;
 /// One past the last key whose history is judged.
 pub const KEYS_END: u32 = 4_000;
+/// Keys of records that are imported begin here.
+pub const IMPORTED_FROM: u32 = KEYS_END;
 /// Keys from here on belong to leases and go with them.
 pub const LEASED_FROM: u32 = 5_000;
 

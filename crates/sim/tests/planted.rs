@@ -62,7 +62,7 @@ fn committing_ahead_of_the_quorum_is_caught() {
 
 #[test]
 fn commands_without_ids_are_caught() {
-    is_caught(Plant::IdsStripped, &["exactly once"]);
+    is_caught(Plant::IdsStripped, &["exactly once", "imports"]);
 }
 
 #[test]
@@ -98,4 +98,9 @@ fn a_cluster_that_elects_nobody_is_caught() {
 #[test]
 fn a_lane_that_never_turns_is_caught() {
     is_caught(Plant::LaneStuck, &["liveness", "bounded queues"]);
+}
+
+#[test]
+fn an_import_that_notes_too_much_is_caught() {
+    is_caught(Plant::NoteAhead, &["imports"]);
 }

@@ -4,8 +4,8 @@
 //! Two kinds. *Observers* see the run while it goes ([`election`], [`logs`], [`machines`],
 //! [`cut`], [`bounds`]): what nodes send, write and apply. *Judges* see what clients saw when it
 //! is over ([`linear`], [`order`], [`effects`], [`reads`], [`watching`], [`bank`], [`holding`],
-//! [`liveness`]). A judge trusts nothing that the cluster says about itself without comparing it
-//! to what it told somebody else.
+//! [`importing`], [`liveness`]). A judge trusts nothing that the cluster says about itself without
+//! comparing it to what it told somebody else.
 
 use std::fmt;
 
@@ -15,6 +15,7 @@ pub mod cut;
 pub mod effects;
 pub mod election;
 pub mod holding;
+pub mod importing;
 pub mod linear;
 pub mod liveness;
 pub mod logs;

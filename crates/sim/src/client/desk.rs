@@ -112,6 +112,22 @@ impl<J> Desk<J> {
         self.attempt(slot, around);
     }
 
+    /// The process is killed: nobody waits for what is under way, and whoever comes after it has
+    /// another name.
+    pub(crate) fn abandon(&mut self, around: &mut Around<'_>) {
+        for slot in &mut self.slots {
+            slot.job = None;
+            slot.timer += 1;
+        }
+        for (node, origin) in std::mem::take(&mut self.streams) {
+            let (client, node) = (Place::Client(self.number), Place::Node(node));
+            around.fabric.break_stream(client, node, origin);
+        }
+        self.id = ClientId(self.rng.next_u64() | 1);
+        self.sequences.clear();
+        self.late = None;
+    }
+
     fn close_sequence(&mut self, pursuit: &Pursuit) {
         if let Some((_, sequence)) = pursuit.sequence.filter(|(id, _)| *id == self.id) {
             self.sequences.entry(pursuit.shard).or_default().open.remove(&sequence);

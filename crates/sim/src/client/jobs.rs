@@ -96,6 +96,24 @@ pub(crate) fn request(shard: ShardId, key: KeyNumber, call: Call, padding_max: u
     }
 }
 
+/// Stores a record that is imported; where that is in doubt, only if it is not there.
+pub(crate) fn store(
+    shard: ShardId,
+    key: KeyNumber,
+    value: Value,
+    is_doubtful: bool,
+    padding_max: u64,
+) -> RequestBody {
+    let value = encode_value(value, 0, padding_max);
+    let record = put(shard, key, value.clone());
+    if !is_doubtful {
+        return command(Op::Put(record));
+    }
+    let same = compare(shard, key, CompareTarget::Value(value));
+    let otherwise = vec![TxnStep::Put(record)];
+    command(Op::Txn(TxnOp { compares: vec![same], then: Vec::new(), otherwise }))
+}
+
 /// A read of one key.
 pub(crate) fn get(
     shard: ShardId,

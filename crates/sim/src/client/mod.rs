@@ -3,8 +3,8 @@
 //!
 //! A client has some *slots*, each busy with one job at a time, and one stream to every node that
 //! it talks to: its [`desk`]. Jobs are described in [`jobs`], the fate of one call in [`pursuit`],
-//! what was seen in [`record`]. Watchers are apart, in [`watcher`], and so are [`holder`]s of locks
-//! and the [`operator`].
+//! what was seen in [`record`]. Watchers are apart, in [`watcher`], and so are [`holder`]s of
+//! locks, the [`importer`] and the [`operator`].
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use atoll_machine::{RangePage, Reply};
 
 pub(crate) mod desk;
 pub(crate) mod holder;
+pub(crate) mod importer;
 pub(crate) mod jobs;
 pub(crate) mod operator;
 pub(crate) mod pursuit;

@@ -1,5 +1,5 @@
 //! Everybody who calls nodes: clients, the closers that look at shards at the end, watchers,
-//! holders of locks, the operator. Each has a number, and events find it by that.
+//! holders of locks, the operator, the import. Each has a number, and events find it by that.
 
 use std::collections::BTreeMap;
 
@@ -7,6 +7,7 @@ use atoll_base::{NodeId, Revision, Rng, ShardId};
 use atoll_coord::{Answer, Origin};
 
 use crate::client::holder::Holder;
+use crate::client::importer::Importer;
 use crate::client::operator::Operator;
 use crate::client::watcher::SimWatcher;
 use crate::client::{Around, Client};
@@ -23,6 +24,7 @@ pub(super) struct Agents {
     pub(super) watchers: Vec<SimWatcher>,
     pub(super) holders: Vec<Holder>,
     pub(super) operator: Option<Operator>,
+    pub(super) importer: Option<Importer>,
 }
 
 impl Agents {
@@ -58,7 +60,9 @@ impl Agents {
             .map(|n| Holder::new(number(), homes[n % homes.len()], locks, rng.fork()))
             .collect();
         let operator = shape.changes.then(|| Operator::new(number(), script, rng.fork()));
-        Self { clients, closers, watchers, holders, operator }
+        let records = (shape.imported > 0).then_some(shape.imported);
+        let importer = records.map(|records| Importer::new(number(), records, rng.fork()));
+        Self { clients, closers, watchers, holders, operator, importer }
     }
 
     pub(super) fn start(&mut self, around: &mut Around<'_>) {
@@ -66,11 +70,13 @@ impl Agents {
         self.watchers.iter_mut().for_each(|watcher| watcher.ask(around));
         self.holders.iter_mut().for_each(|holder| holder.start(around));
         self.operator.iter_mut().for_each(|operator| operator.start(around));
+        self.importer.iter_mut().for_each(|importer| importer.start(around));
     }
 
     pub(super) fn count(&self) -> u32 {
         let listed = self.clients.len() + self.closers.len() + self.watchers.len();
-        (listed + self.holders.len() + usize::from(self.operator.is_some())) as u32
+        let single = usize::from(self.operator.is_some()) + usize::from(self.importer.is_some());
+        (listed + self.holders.len() + single) as u32
     }
 
     /// No new work from now on.
@@ -78,6 +84,7 @@ impl Agents {
         self.clients.iter_mut().for_each(Client::close);
         self.holders.iter_mut().for_each(Holder::close);
         self.operator.iter_mut().for_each(Operator::close);
+        self.importer.iter_mut().for_each(Importer::close);
     }
 
     /// What is not yet done of what was begun.
@@ -85,7 +92,9 @@ impl Agents {
         let busy = self.clients.iter().any(|client| !client.is_idle());
         let busy = busy.then(|| "clients do not finish".to_owned());
         let holders = self.holders.iter().find_map(Holder::debt);
-        busy.or(holders).or_else(|| self.operator.as_ref().and_then(Operator::debt))
+        let operator = || self.operator.as_ref().and_then(Operator::debt);
+        let importer = || self.importer.as_ref().and_then(Importer::debt);
+        busy.or(holders).or_else(operator).or_else(importer)
     }
 
     fn who(&mut self, number: u32) -> Who<'_> {
@@ -102,9 +111,14 @@ impl Agents {
             return Who::Watcher(&mut self.watchers[place]);
         }
         place -= self.watchers.len();
-        match self.holders.get_mut(place) {
-            Some(holder) => Who::Holder(holder),
-            None => self.operator.as_mut().map_or(Who::Nobody, Who::Operator),
+        if place < self.holders.len() {
+            return Who::Holder(&mut self.holders[place]);
+        }
+        place -= self.holders.len();
+        match (&mut self.operator, &mut self.importer) {
+            (Some(operator), _) if place == 0 => Who::Operator(operator),
+            (_, Some(importer)) => Who::Importer(importer),
+            _ => Who::Nobody,
         }
     }
 
@@ -114,6 +128,7 @@ impl Agents {
             Who::Watcher(watcher) => watcher.on_timer(token, around),
             Who::Holder(holder) => holder.on_timer(token, around),
             Who::Operator(operator) => operator.on_timer(token, around),
+            Who::Importer(importer) => importer.on_timer(token, around),
             Who::Nobody => {}
         }
     }
@@ -130,6 +145,7 @@ impl Agents {
             Who::Watcher(watcher) => watcher.on_broken(origin, around),
             Who::Holder(holder) => holder.on_broken(node, origin, around),
             Who::Operator(operator) => operator.on_broken(node, origin, around),
+            Who::Importer(importer) => importer.on_broken(node, origin, around),
             Who::Nobody => {}
         }
     }
@@ -140,6 +156,7 @@ impl Agents {
             Who::Watcher(watcher) => watcher.on_answer(answer, around),
             Who::Holder(holder) => holder.on_answer(answer, around),
             Who::Operator(operator) => operator.on_answer(answer, around),
+            Who::Importer(importer) => importer.on_answer(answer, around),
             Who::Nobody => {}
         }
     }
@@ -150,5 +167,6 @@ enum Who<'a> {
     Watcher(&'a mut SimWatcher),
     Holder(&'a mut Holder),
     Operator(&'a mut Operator),
+    Importer(&'a mut Importer),
     Nobody,
 }

@@ -114,6 +114,7 @@ impl World {
     pub(crate) fn new(options: &Options) -> Self {
         let mut rng = Rng::new(options.seed);
         let mut shape = Shape::random(&mut rng, options.nodes, options.duration);
+        shape.imported = crate::shape::imported(options.seed);
         let mut settings = lane_settings(&mut rng, options.seed);
         let script = options.script.as_deref();
         if let Some(script) = script {
