@@ -7,6 +7,7 @@
 use atoll_base::{Entry, EntryKind, Epoch, LogIndex, NodeId, ShardId, Term};
 use atoll_raft::{Ballot, Body, Membership, Message};
 use atoll_replica::{ChunkEnd, PeerBody, PeerMessage};
+use bytes::Bytes;
 
 use crate::peer_v1 as pb;
 
@@ -269,7 +270,10 @@ fn decode_entries(shard: ShardId, entries: Vec<pb::Entry>) -> Result<Vec<Entry>,
             .ok()
             .and_then(EntryKind::from_u8)
             .ok_or(WireError::UnknownKind { shard, what: "entry kind", number: e.kind })?;
-        Ok(Entry { term: Term(e.term), index: LogIndex(e.index), kind, payload: e.payload })
+        // Entries stay in memory for a while; as they came they would keep the network's buffers,
+        // which are half as large again.
+        let payload = Bytes::copy_from_slice(&e.payload);
+        Ok(Entry { term: Term(e.term), index: LogIndex(e.index), kind, payload })
     };
     entries.into_iter().map(decode).collect()
 }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use atoll_base::Revision;
+use bytes::Bytes;
 
 use crate::event::Event;
 
@@ -30,7 +31,11 @@ impl EventRing {
     }
 
     /// Adds an event; its revision is not below those before it.
-    pub(super) fn push(&mut self, event: Event) {
+    pub(super) fn push(&mut self, mut event: Event) {
+        if let Some(previous) = &mut event.previous {
+            // As the engine gave it, it keeps all that lies beside it there.
+            previous.value = Bytes::copy_from_slice(&previous.value);
+        }
         self.bytes += event.cost();
         self.events.push_back(event);
     }

@@ -454,7 +454,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     ),
     setting(
         "engine_write_buffer_bytes",
-        Some("64MiB"),
+        Some("32MiB"),
         "1MiB to 64GiB",
         "Memory for recent writes before they become files; up to three times as much is held \
          while files are written.",

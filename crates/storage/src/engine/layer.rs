@@ -4,8 +4,12 @@
 //! view still looks at them, older ones; a view is a number. Nothing here is durable: the
 //! write-ahead log has what a crash takes.
 //!
-//! History is written with every change and seldom read. Its changes wait in a tail, in the order
-//! of writing, until somebody reads the tree or it is flushed; then they are sorted in.
+//! History and records of changes are written with every change and seldom read. What is written to
+//! their trees waits in a tail, in the order of writing, until somebody reads the tree or it is
+//! flushed; then it is sorted in.
+//!
+//! Keys and values lie in the layer's own blocks ([`Arena`]), so that what is counted is what there
+//! is. A version that moves to history in the layer that it was written to is not copied again.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -14,6 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockW
 
 use bytes::Bytes;
 
+use super::arena::Arena;
 use super::{Direction, EngineOp, KeyRange, Tree, WriteBatch, as_slice, is_empty_range};
 
 /// The number of a batch within a layer, from 1; 0 is before the first.
@@ -25,8 +30,11 @@ pub(super) const NEWEST: BatchNumber = BatchNumber::MAX;
 /// What a layer knows of a key: its value, or that it was deleted.
 pub(super) type Change = (Bytes, Option<Bytes>);
 
-/// What a pair costs besides its bytes.
-const PAIR_OVERHEAD_BYTES: u64 = 112;
+/// What a pair costs beside its bytes where it is sorted in: its place in a node of the map, which
+/// is seven tenths full.
+const SORTED_OVERHEAD_BYTES: u64 = 140;
+/// And as long as it waits.
+const WAITING_OVERHEAD_BYTES: u64 = size_of::<Waiting>() as u64;
 
 /// The values of a key.
 struct Versions {
@@ -64,6 +72,7 @@ struct Changes {
 struct State {
     trees: BTreeMap<Tree, Changes>,
     newest: BatchNumber,
+    arena: Arena,
 }
 
 /// Live views by what they see, and how many of each.
@@ -156,11 +165,11 @@ impl Layer {
         }
     }
 
-    /// The newest changes of every tree that has any.
-    pub(super) fn runs(&self) -> Vec<(Tree, Run)> {
+    /// The newest changes of every tree that has any, each made when it is asked for.
+    pub(super) fn runs(&self) -> impl Iterator<Item = (Tree, Run)> + '_ {
         let trees: Vec<Tree> = self.read_state().trees.keys().copied().collect();
         let runs = trees.into_iter().map(|tree| (tree, self.run(tree)));
-        runs.filter(|(_, run)| !run.is_empty()).collect()
+        runs.filter(|(_, run)| !run.is_empty())
     }
 
     fn run(&self, tree: Tree) -> Run {
@@ -199,7 +208,8 @@ impl Layer {
             }
             drop(state);
             let mut state = self.write_state();
-            state.sort_in(tree, &self.views());
+            let grown = state.sort_in(tree, &self.views());
+            self.bytes.fetch_add(grown, Ordering::Relaxed);
         }
     }
 
@@ -240,19 +250,27 @@ fn in_order(mut run: Run) -> Run {
 impl State {
     /// Returns by how many bytes the layer grew.
     fn set(&mut self, tree: Tree, key: Bytes, value: Option<Bytes>, views: &Views) -> u64 {
-        let number = self.newest;
-        let changes = self.trees.entry(tree).or_default();
-        if !matches!(tree, Tree::History(_)) {
-            return changes.set(key, number, value, views);
-        }
-        let grown = (key.len() + value.as_ref().map_or(0, Bytes::len)) as u64 + PAIR_OVERHEAD_BYTES;
-        changes.tail.push(Waiting { key, number, value });
-        grown
+        let Self { trees, newest: number, arena } = self;
+        let changes = trees.entry(tree).or_default();
+        let kept = value.map(|value| arena.keep(&value));
+        let (value, grown) = kept.map_or((None, 0), |(value, grown)| (Some(value), grown));
+        let Tree::Current(_) = tree else {
+            changes.tail.push(Waiting { key: arena.copy(&key), number: *number, value });
+            return grown + key.len() as u64 + WAITING_OVERHEAD_BYTES;
+        };
+        let mut added = 0;
+        let freed = changes.set(&key, *number, value, views, || {
+            added = key.len() as u64 + SORTED_OVERHEAD_BYTES;
+            arena.copy(&key)
+        });
+        (grown + added).saturating_sub(freed)
     }
 
-    fn sort_in(&mut self, tree: Tree, views: &Views) {
-        let Some(changes) = self.trees.get_mut(&tree) else { return };
+    /// Returns by how many bytes the layer grew.
+    fn sort_in(&mut self, tree: Tree, views: &Views) -> u64 {
+        let Some(changes) = self.trees.get_mut(&tree) else { return 0 };
         let mut tail = std::mem::take(&mut changes.tail);
+        let grown = tail.len() as u64 * (SORTED_OVERHEAD_BYTES - WAITING_OVERHEAD_BYTES);
         // Stable: changes of one key stay in order.
         tail.sort_by(|a, b| a.key.cmp(&b.key));
         let is_plain = changes.sorted.is_empty() && tail.windows(2).all(|w| w[0].key != w[1].key);
@@ -262,32 +280,37 @@ impl State {
                 (key, Versions { number, value, older: Vec::new() })
             });
             changes.sorted = pairs.collect();
-            return;
+            return grown;
         }
         for Waiting { key, number, value } in tail {
-            changes.set(key, number, value, views);
+            changes.set(&key, number, value, views, || key.clone());
         }
+        grown
     }
 }
 
 impl Changes {
-    fn set(&mut self, key: Bytes, number: BatchNumber, value: Option<Bytes>, views: &Views) -> u64 {
-        let value_bytes = value.as_ref().map_or(0, Bytes::len) as u64;
-        let Some(versions) = self.sorted.get_mut(&key) else {
-            let grown = key.len() as u64 + value_bytes + PAIR_OVERHEAD_BYTES;
-            // The key is copied: it may be a slice of a message many times its size.
-            let key = Bytes::copy_from_slice(&key);
-            self.sorted.insert(key, Versions { number, value, older: Vec::new() });
-            return grown;
+    /// Returns how many bytes are free now that a version is gone. A key that is new here comes
+    /// from `own_key`: the one that was given may be a slice of a message many times its size.
+    fn set(
+        &mut self,
+        key: &[u8],
+        number: BatchNumber,
+        value: Option<Bytes>,
+        views: &Views,
+        own_key: impl FnOnce() -> Bytes,
+    ) -> u64 {
+        let Some(versions) = self.sorted.get_mut(key) else {
+            self.sorted.insert(own_key(), Versions { number, value, older: Vec::new() });
+            return 0;
         };
         let before = (versions.number, std::mem::replace(&mut versions.value, value));
         versions.number = number;
-        let before_bytes = before.1.as_ref().map_or(0, Bytes::len) as u64;
         if views.is_empty() || views.range(before.0..number).next().is_none() {
-            return value_bytes.saturating_sub(before_bytes);
+            return before.1.map_or(0, |value| Arena::freed(&value));
         }
         versions.older.push(before);
-        value_bytes
+        0
     }
 }
 
