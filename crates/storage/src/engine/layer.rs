@@ -19,10 +19,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockW
 use bytes::Bytes;
 
 use super::arena::Arena;
+pub(super) use super::sorted::BatchNumber;
+use super::sorted::{KEY_OVERHEAD_BYTES, Sorted, Versions};
 use super::{Direction, EngineOp, KeyRange, Tree, WriteBatch, as_slice, is_empty_range};
-
-/// The number of a batch within a layer, from 1; 0 is before the first.
-pub(super) type BatchNumber = u64;
 
 /// Sees every batch, whatever comes.
 pub(super) const NEWEST: BatchNumber = BatchNumber::MAX;
@@ -30,28 +29,8 @@ pub(super) const NEWEST: BatchNumber = BatchNumber::MAX;
 /// What a layer knows of a key: its value, or that it was deleted.
 pub(super) type Change = (Bytes, Option<Bytes>);
 
-/// What a pair costs beside its bytes where it is sorted in: its place in a node of the map, which
-/// is seven tenths full.
-const SORTED_OVERHEAD_BYTES: u64 = 140;
-/// And as long as it waits.
+/// What a change costs beside its bytes as long as it waits.
 const WAITING_OVERHEAD_BYTES: u64 = size_of::<Waiting>() as u64;
-
-/// The values of a key.
-struct Versions {
-    number: BatchNumber,
-    value: Option<Bytes>,
-    /// Oldest first; only what some view needs.
-    older: Vec<(BatchNumber, Option<Bytes>)>,
-}
-
-impl Versions {
-    fn at(&self, number: BatchNumber) -> Option<&Option<Bytes>> {
-        if self.number <= number {
-            return Some(&self.value);
-        }
-        self.older.iter().rev().find(|(n, _)| *n <= number).map(|(_, value)| value)
-    }
-}
 
 /// A change that is not sorted in yet.
 struct Waiting {
@@ -63,7 +42,7 @@ struct Waiting {
 /// The changes of one tree.
 #[derive(Default)]
 struct Changes {
-    sorted: BTreeMap<Bytes, Versions>,
+    sorted: Sorted,
     /// Later than what is sorted, in the order of writing.
     tail: Vec<Waiting>,
 }
@@ -158,7 +137,7 @@ impl Layer {
         let seen = |(key, versions): (&Bytes, &Versions)| {
             versions.at(number).map(|value| (key.clone(), value.clone()))
         };
-        let found = changes.sorted.range::<[u8], _>(range);
+        let found = changes.sorted.range(range);
         match direction {
             Direction::Forward => found.filter_map(seen).take(count_max).collect(),
             Direction::Backward => found.rev().filter_map(seen).take(count_max).collect(),
@@ -260,7 +239,7 @@ impl State {
         };
         let mut added = 0;
         let freed = changes.set(&key, *number, value, views, || {
-            added = key.len() as u64 + SORTED_OVERHEAD_BYTES;
+            added = key.len() as u64 + KEY_OVERHEAD_BYTES;
             arena.copy(&key)
         });
         (grown + added).saturating_sub(freed)
@@ -270,18 +249,9 @@ impl State {
     fn sort_in(&mut self, tree: Tree, views: &Views) -> u64 {
         let Some(changes) = self.trees.get_mut(&tree) else { return 0 };
         let mut tail = std::mem::take(&mut changes.tail);
-        let grown = tail.len() as u64 * (SORTED_OVERHEAD_BYTES - WAITING_OVERHEAD_BYTES);
+        let grown = tail.len() as u64 * (KEY_OVERHEAD_BYTES - WAITING_OVERHEAD_BYTES);
         // Stable: changes of one key stay in order.
         tail.sort_by(|a, b| a.key.cmp(&b.key));
-        let is_plain = changes.sorted.is_empty() && tail.windows(2).all(|w| w[0].key != w[1].key);
-        if is_plain {
-            let pairs = tail.into_iter().map(|waiting| {
-                let Waiting { key, number, value } = waiting;
-                (key, Versions { number, value, older: Vec::new() })
-            });
-            changes.sorted = pairs.collect();
-            return grown;
-        }
         for Waiting { key, number, value } in tail {
             changes.set(&key, number, value, views, || key.clone());
         }

@@ -23,6 +23,7 @@ mod merged;
 mod persisted;
 mod redo;
 mod rows;
+mod sorted;
 mod stretches;
 mod table_scan;
 mod tables;
