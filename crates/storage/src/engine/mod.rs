@@ -13,8 +13,8 @@
 //! - E4 A view never changes; a dropped keyspace may vanish from it.
 //! - E5 Bytes that fail their checksum are an error, never a missing key.
 
-pub mod arena;
-mod batch;
+mod arena;
+pub mod batch;
 pub mod fjall;
 mod flush;
 mod layer;
