@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use atoll_base::codec::Writer;
 use atoll_base::{LeaseId, Revision};
-use atoll_storage::{Direction, Engine, ReadView, Tree};
+use atoll_storage::{Digest, Direction, Engine, ReadView, Tree};
 use bytes::Bytes;
 
 use crate::counters::Counters;
@@ -16,9 +16,26 @@ use crate::machine::ShardMachine;
 use crate::record::Record;
 use crate::state::State;
 
+/// What `Current` holds, by key.
+struct Current(Vec<(Bytes, Record)>);
+
+impl Current {
+    fn get(&self, key: &[u8]) -> Option<&Record> {
+        let place = self.0.binary_search_by(|(k, _)| k[..].cmp(key)).ok()?;
+        Some(&self.0[place].1)
+    }
+}
+
 /// What `History` holds: versions, `None` for a tombstone. By revision first, since revisions
 /// compare faster than keys and few keys share one.
-type Versions = BTreeMap<(Revision, Bytes), Option<Record>>;
+struct Versions(Vec<(Revision, Bytes, Option<Record>)>);
+
+impl Versions {
+    fn get(&self, revision: Revision, key: &[u8]) -> Option<Option<&Record>> {
+        let place = self.0.binary_search_by(|(r, k, _)| (*r, &k[..]).cmp(&(revision, key))).ok()?;
+        Some(self.0[place].2.as_ref())
+    }
+}
 
 impl ShardMachine {
     /// Reads the shard's whole state and checks that its records fit each other and the memory.
@@ -54,16 +71,16 @@ impl ShardMachine {
         pairs.collect::<Result<_, _>>().map_err(|e| self.scope.engine(e))
     }
 
-    fn check_current(&self, view: &dyn ReadView) -> Result<BTreeMap<Bytes, Record>, MachineError> {
+    fn check_current(&self, view: &dyn ReadView) -> Result<Current, MachineError> {
         let scope = &self.scope;
         let span = Scope::current_span(&scope.range.start, &scope.range_end());
-        let mut current = BTreeMap::new();
+        let mut current = Vec::new();
         for (key, value) in self.scan(view, scope.current(), &span)? {
             let record = decode_current(scope, value)?;
             self.check_record(&key, &record)?;
-            current.insert(key, record);
+            current.push((key, record));
         }
-        Ok(current)
+        Ok(Current(current))
     }
 
     fn check_record(&self, key: &Bytes, record: &Record) -> Result<(), MachineError> {
@@ -83,7 +100,7 @@ impl ShardMachine {
     fn read_history(&self, view: &dyn ReadView) -> Result<Versions, MachineError> {
         let scope = &self.scope;
         let span = Scope::history_span(&scope.range.start, &scope.range_end());
-        let mut history = Versions::new();
+        let mut history = Vec::new();
         for (place, value) in self.scan(view, scope.history(), &span)? {
             let (key, revision) = parse_history_key(&place)
                 .ok_or_else(|| scope.inconsistent("history record has a key of another form"))?;
@@ -95,9 +112,11 @@ impl ShardMachine {
                     return Err(scope.inconsistent(what));
                 }
             }
-            history.insert((revision, key), record);
+            history.push((revision, key, record));
         }
-        Ok(history)
+        history
+            .sort_unstable_by(|(r, k, _), (other_r, other_k, _)| (r, k).cmp(&(other_r, other_k)));
+        Ok(Versions(history))
     }
 
     /// M4: every change that is kept leads to its version and to the one before, and history holds
@@ -105,7 +124,7 @@ impl ShardMachine {
     fn check_changes(
         &self,
         view: &dyn ReadView,
-        current: &BTreeMap<Bytes, Record>,
+        current: &Current,
         history: &Versions,
     ) -> Result<(), MachineError> {
         let scope = &self.scope;
@@ -117,18 +136,17 @@ impl ShardMachine {
             let change = ChangeRecord::decode(value).map_err(|e| scope.record("change", e))?;
             let is_kept = |revision| match current.get(&change.key) {
                 Some(record) if record.mod_revision == revision => true,
-                _ => matches!(history.get(&(revision, change.key.clone())), Some(Some(_))),
+                _ => matches!(history.get(revision, &change.key), Some(Some(_))),
             };
             let previous = change.previous;
             let is_there = match change.kind {
                 ChangeKind::Put => is_kept(place.0),
                 ChangeKind::Delete => {
                     accounted += 1;
-                    history.get(&(place.0, change.key.clone())) == Some(&None)
+                    matches!(history.get(place.0, &change.key), Some(None))
                 }
             };
-            let is_before =
-                previous.is_none_or(|r| history.get(&(r, change.key.clone())).is_some());
+            let is_before = previous.is_none_or(|r| history.get(r, &change.key).is_some());
             accounted += usize::from(previous.is_some());
             let is_live = place >= self.state.collected && place.0 <= self.state.revision;
             if !(is_there && is_before && is_live) {
@@ -136,8 +154,8 @@ impl ShardMachine {
                 return Err(scope.inconsistent(what));
             }
         }
-        if accounted != history.len() {
-            let kept = history.len();
+        let kept = history.0.len();
+        if accounted != kept {
             let what = format!("history holds {kept} versions, changes account for {accounted}");
             return Err(scope.inconsistent(what));
         }
@@ -164,7 +182,7 @@ impl ShardMachine {
     fn check_coordination(
         &self,
         view: &dyn ReadView,
-        current: &BTreeMap<Bytes, Record>,
+        current: &Current,
     ) -> Result<(), MachineError> {
         let scope = &self.scope;
         let fence = self.counters.fence;
@@ -179,7 +197,7 @@ impl ShardMachine {
             wanted.insert(scope.lease_key(id).into(), record.into());
         }
         let mut attached: BTreeMap<LeaseId, (u64, u64)> = BTreeMap::new();
-        for (key, record) in current {
+        for (key, record) in &current.0 {
             let Some(id) = record.lease else { continue };
             let cost = attached_cost(key, &record.value);
             let mut w = Writer::default();
@@ -228,61 +246,10 @@ impl ShardMachine {
             (scope.history(), Scope::history_span(start, &end)),
             (Tree::Meta, scope.meta_span(keys::COUNTERS..keys::FOREIGN)),
         ];
-        let mut hash = 0xcbf2_9ce4_8422_2325;
+        let mut digest = Digest::default();
         for (tree, span) in &parts {
-            let mut see = |key: &[u8], value: &[u8]| hash = mix(mix(hash, key), value);
-            view.visit(*tree, borrowed(span), &mut see).map_err(|e| scope.engine(e))?;
-            hash = mix(hash, b"part");
+            digest.add(view.digest(*tree, borrowed(span)).map_err(|e| scope.engine(e))?);
         }
-        Ok(hash)
-    }
-}
-
-const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
-
-/// A multiply-and-rotate hash over eight bytes at a time, of long strings four times eight that do
-/// not wait for each other; the length closes each string.
-fn mix(mut hash: u64, bytes: &[u8]) -> u64 {
-    let step = |hash: u64, word: u64| (hash ^ word).wrapping_mul(MULTIPLIER).rotate_left(29);
-    let (blocks, rest) = bytes.as_chunks::<32>();
-    if !blocks.is_empty() {
-        let mut lanes = [hash, !hash, hash.rotate_left(17), !hash.rotate_left(43)];
-        for block in blocks {
-            for (lane, word) in lanes.iter_mut().zip(block.as_chunks::<8>().0) {
-                *lane = step(*lane, u64::from_le_bytes(*word));
-            }
-        }
-        hash = lanes.into_iter().fold(hash, step);
-    }
-    let (words, rest) = rest.as_chunks::<8>();
-    for word in words {
-        hash = step(hash, u64::from_le_bytes(*word));
-    }
-    if !rest.is_empty() {
-        let mut word = [0; 8];
-        word[..rest.len()].copy_from_slice(rest);
-        hash = step(hash, u64::from_le_bytes(word));
-    }
-    step(hash, bytes.len() as u64)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::mix;
-
-    #[test]
-    fn every_byte_and_every_order_of_words_changes_the_hash() {
-        let bytes: Vec<u8> = (0..101).collect();
-        let whole = mix(7, &bytes);
-        assert_ne!(whole, mix(8, &bytes));
-        assert_ne!(whole, mix(7, &bytes[..100]));
-        for at in 0..bytes.len() {
-            let mut other = bytes.clone();
-            other[at] ^= 0x80;
-            assert_ne!(whole, mix(7, &other), "byte {at}");
-            other.clone_from(&bytes);
-            other.swap(at, (at + 8) % 101);
-            assert_ne!(whole, mix(7, &other), "bytes {at} and {}", (at + 8) % 101);
-        }
+        Ok(digest.finish())
     }
 }

@@ -25,8 +25,8 @@ pub mod log;
 
 pub use disk::{Disk, DiskFile, MemDisk, OpenMode, RealDisk};
 pub use engine::{
-    Compression, Direction, Engine, EngineError, EngineOp, FjallEngine, FjallOptions, MemEngine,
-    ReadView, Tree, WriteBatch,
+    Compression, Digest, Direction, Engine, EngineError, EngineOp, FjallEngine, FjallOptions,
+    MemEngine, ReadView, Tree, WriteBatch,
 };
 pub use log::{
     Location, LogAmnesia, LogBatch, LogError, LogHardState, LogOptions, LogReaderHandle, LogRecord,

@@ -15,6 +15,7 @@
 
 mod arena;
 pub mod batch;
+mod digest;
 pub mod fjall;
 mod flush;
 mod layer;
@@ -37,6 +38,7 @@ use bytes::Bytes;
 
 pub use self::fjall::FjallEngine;
 pub use batch::{EngineOp, WriteBatch};
+pub use digest::Digest;
 pub use mem::MemEngine;
 pub use tables::{Compression, FjallOptions};
 
@@ -127,22 +129,18 @@ pub trait ReadView: Send {
     /// The items fail as [`ReadView::get`] does.
     fn scan<'a>(&'a self, tree: Tree, range: KeyRange<'_>, direction: Direction) -> Scan<'a>;
 
-    /// Gives `see` the pairs of `range` in order: as a forward scan, for who keeps none of them.
-    /// `see` must not use the engine.
+    /// A hash over the pairs of `range`, which is the same wherever they are the same. Reads all of
+    /// them, or what is kept of them since the last time.
     ///
     /// # Errors
     /// As [`ReadView::get`].
-    fn visit(
-        &self,
-        tree: Tree,
-        range: KeyRange<'_>,
-        see: &mut dyn FnMut(&[u8], &[u8]),
-    ) -> Result<(), EngineError> {
+    fn digest(&self, tree: Tree, range: KeyRange<'_>) -> Result<u64, EngineError> {
+        let mut digest = Digest::default();
         for pair in self.scan(tree, range, Direction::Forward) {
             let (key, value) = pair?;
-            see(&key, &value);
+            digest.add(digest::of_pair(&key, &value));
         }
-        Ok(())
+        Ok(digest.finish())
     }
 }
 
