@@ -4,6 +4,8 @@
 //! escaped: `00` becomes `00 ff`, and `00 01` ends it, so that `a` sorts before `a\0` and before
 //! `ab` whatever comes next. The last part of a key may be a plain tail.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 /// Builds an ordered key.
@@ -113,19 +115,28 @@ impl<'a> KeyReader<'a> {
         self.u64().map(|v| !v)
     }
 
-    /// An escaped byte string.
-    pub fn string(&mut self) -> Option<Vec<u8>> {
-        let mut out = Vec::with_capacity(self.rest.len());
-        loop {
-            match self.u8()? {
-                0 => match self.u8()? {
-                    0xff => out.push(0),
-                    1 => return Some(out),
-                    _ => return None,
-                },
-                byte => out.push(byte),
-            }
+    /// An escaped byte string; copied only where it holds zeros.
+    pub fn string(&mut self) -> Option<Cow<'a, [u8]>> {
+        let plain = self.until_zero()?;
+        let mut mark = self.u8()?;
+        if mark == 1 {
+            return Some(Cow::Borrowed(plain));
         }
+        let mut out = plain.to_vec();
+        while mark == 0xff {
+            out.push(0);
+            out.extend_from_slice(self.until_zero()?);
+            mark = self.u8()?;
+        }
+        (mark == 1).then_some(Cow::Owned(out))
+    }
+
+    /// What stands before the next zero, which is taken too.
+    fn until_zero(&mut self) -> Option<&'a [u8]> {
+        let zero = self.rest.iter().position(|byte| *byte == 0)?;
+        let plain = &self.rest[..zero];
+        self.rest = &self.rest[zero + 1..];
+        Some(plain)
     }
 
     /// Everything that is left.
@@ -184,7 +195,7 @@ mod tests {
             assert_eq!(encode(&a.0, a.1).cmp(&encode(&b.0, b.1)), values, "{a:?} {b:?}");
             let bytes = encode(&a.0, a.1);
             let mut r = KeyReader::new(&bytes);
-            assert_eq!((r.string(), r.u64_desc()), (Some(a.0), Some(a.1)));
+            assert_eq!((r.string(), r.u64_desc()), (Some(a.0.into()), Some(a.1)));
             assert!(r.tail().is_empty());
         }
     }

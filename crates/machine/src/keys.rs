@@ -2,6 +2,7 @@
 //! what belongs to the shard itself lies in `Meta` under `(shard, tag)`. Tags from 0x80 on are free
 //! for whoever owns the machine.
 
+use std::borrow::Cow;
 use std::ops::Bound;
 
 use atoll_base::ordkey::{KeyReader, KeyWriter, prefix_end};
@@ -196,11 +197,19 @@ pub(crate) fn history_key(key: &[u8], revision: Revision) -> Vec<u8> {
 }
 
 /// Takes a history key apart.
-pub(crate) fn parse_history_key(bytes: &[u8]) -> Option<(Bytes, Revision)> {
+pub(crate) fn parse_history_key(bytes: &Bytes) -> Option<(Bytes, Revision)> {
     let mut r = KeyReader::new(bytes);
     let key = r.string()?;
     let revision = r.u64_desc()?;
-    r.tail().is_empty().then(|| (Bytes::from(key), Revision(revision)))
+    r.tail().is_empty().then(|| (part_of(bytes, key), Revision(revision)))
+}
+
+/// A part of `bytes` on its own: shared where it stands there as it is.
+fn part_of(bytes: &Bytes, part: Cow<'_, [u8]>) -> Bytes {
+    match part {
+        Cow::Borrowed(part) => bytes.slice_ref(part),
+        Cow::Owned(part) => part.into(),
+    }
 }
 
 /// Takes `(revision, sub)` out of a change key.
@@ -216,10 +225,10 @@ pub(crate) fn parse_attached_key(bytes: &Bytes) -> Option<Bytes> {
 }
 
 /// Takes name and place out of a claim's key.
-pub(crate) fn parse_claim_key(bytes: &[u8]) -> Option<(Bytes, u64)> {
+pub(crate) fn parse_claim_key(bytes: &Bytes) -> Option<(Bytes, u64)> {
     let mut r = KeyReader::new(bytes.get(9..)?);
     let (name, place) = (r.string()?, r.u64()?);
-    r.tail().is_empty().then(|| (Bytes::from(name), place))
+    r.tail().is_empty().then(|| (part_of(bytes, name), place))
 }
 
 /// Takes keyspace and name of the lock out of a mark's key.
