@@ -77,7 +77,8 @@ impl<'e> Overlay<'e> {
 
     /// The writes as one engine batch, each key once.
     pub(crate) fn into_batch(self, current: Tree, history: Tree) -> WriteBatch {
-        let mut batch = WriteBatch::new();
+        let changes = self.current.len() + self.history.len() + self.meta.len();
+        let mut batch = WriteBatch::with_capacity(changes);
         let trees = [(current, self.current), (history, self.history), (Tree::Meta, self.meta)];
         for (tree, changes) in trees {
             for (key, value) in changes {

@@ -122,7 +122,9 @@ impl Lane {
         }
         self.fire_timers();
         self.work_left = false;
-        let turning = std::mem::take(&mut self.touched);
+        let mut empty = std::mem::take(&mut self.turning);
+        empty.clear();
+        let turning = std::mem::replace(&mut self.touched, empty);
         for shard in &turning {
             self.guarded(*shard, |replica, turn| {
                 replica.follow_description(turn);
@@ -149,7 +151,7 @@ impl Lane {
 
     /// The last part: serves what the engine now holds, and says what is to be done.
     pub fn serve(&mut self, output: &mut Output) {
-        let touched = std::mem::take(&mut self.turning);
+        let mut touched = std::mem::take(&mut self.turning);
         for shard in &touched {
             let served = self.guarded(*shard, |replica, turn| {
                 replica.sweep(turn);
@@ -164,9 +166,10 @@ impl Lane {
         }
         self.run_retirements();
         self.run_upkeep(output);
-        for shard in touched {
+        for shard in touched.drain(..) {
             self.settle(shard);
         }
+        self.turning = touched;
         self.finish(output);
     }
 
@@ -430,7 +433,7 @@ impl Lane {
         if output.messages.is_empty() {
             std::mem::swap(&mut output.messages, &mut sink.messages);
         }
-        for (to, messages) in std::mem::take(&mut sink.messages) {
+        while let Some((to, messages)) = sink.messages.pop_first() {
             output.messages.entry(to).or_default().extend(messages);
         }
         output.answers.append(&mut self.turn.answers);

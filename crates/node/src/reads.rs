@@ -133,6 +133,9 @@ impl Reads {
         leases: &mut Leases,
         turn: &mut Turn,
     ) {
+        if self.confirmed.is_empty() {
+            return;
+        }
         let mut waiting = VecDeque::new();
         for (index, group) in std::mem::take(&mut self.confirmed) {
             if index > applied && !planted!(ReadUnapplied) {

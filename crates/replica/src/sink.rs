@@ -33,15 +33,16 @@ pub struct Sink {
     pub writes: Vec<CoreWrite>,
 }
 
+// Most turns have one message for a peer: a list of them begins with room for no more.
 impl Sink {
     /// Queues a message that may leave at once.
     pub fn send(&mut self, to: NodeId, message: PeerMessage) {
-        self.messages.entry(to).or_default().push(message);
+        self.messages.entry(to).or_insert_with(|| Vec::with_capacity(1)).push(message);
     }
 
     /// Queues a message that waits for the turn's log write.
     pub fn send_after_write(&mut self, to: NodeId, message: PeerMessage) {
-        self.after.entry(to).or_default().push(message);
+        self.after.entry(to).or_insert_with(|| Vec::with_capacity(1)).push(message);
     }
 
     /// True when nothing waits for the log.

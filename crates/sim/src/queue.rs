@@ -24,6 +24,9 @@ pub struct EventQueue<E> {
     events: Vec<Option<E>>,
     free: Vec<u32>,
     alarms: Alarms,
+    /// The alarm that rang last, while it still stands among the others: whoever it is for sets it
+    /// again most of the time.
+    rung: Option<usize>,
 }
 
 /// What happens next.
@@ -114,6 +117,7 @@ impl<E> Default for EventQueue<E> {
             events: Vec::new(),
             free: Vec::new(),
             alarms: Alarms::default(),
+            rung: None,
         }
     }
 }
@@ -134,18 +138,23 @@ impl<E> EventQueue<E> {
     /// True when nothing will ever happen again.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.heap.is_empty() && self.alarms.first() == When::NEVER
+        let mut alarms = self.alarms.tree.iter().skip(self.alarms.tree.len() / 2).enumerate();
+        let is_set =
+            |(place, when): (usize, &When)| *when != When::NEVER && self.rung != Some(place);
+        self.heap.is_empty() && !alarms.any(is_set)
     }
 
     /// Sets the alarm `place` to `at`, or to now when that has passed; it rings only then.
     pub fn set_alarm(&mut self, place: usize, at: Time) {
         self.scheduled += 1;
         self.alarms.set(place, When::new(at.max(self.now), self.scheduled, place as u32));
+        self.rung.take_if(|rung| *rung == place);
     }
 
     /// Lets the alarm `place` not ring.
     pub fn clear_alarm(&mut self, place: usize) {
         self.alarms.set(place, When::NEVER);
+        self.rung.take_if(|rung| *rung == place);
     }
 
     /// Lets `event` happen at `at`, or now when that has passed.
@@ -181,12 +190,15 @@ impl<E> EventQueue<E> {
     /// # Panics
     /// When time went back.
     pub fn pop(&mut self) -> Option<(Time, Due<E>)> {
+        if let Some(rung) = self.rung.take() {
+            self.alarms.set(rung, When::NEVER);
+        }
         let alarm = self.alarms.first();
         if self.heap.peek().is_none_or(|Reverse(next)| alarm < *next) {
             if alarm == When::NEVER {
                 return None;
             }
-            self.clear_alarm(alarm.place());
+            self.rung = Some(alarm.place());
             self.now = alarm.at();
             return Some((self.now, Due::Alarm(alarm.place())));
         }

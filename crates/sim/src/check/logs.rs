@@ -39,8 +39,8 @@ impl Copy {
         if self.entries.get(&index).is_some_and(|old| *old != mark) {
             self.replacing.insert((index, mark));
         }
-        if self.entries.last_key_value().is_some_and(|(last, _)| *last >= index) {
-            self.entries.split_off(&index);
+        while self.entries.last_key_value().is_some_and(|(last, _)| *last >= index) {
+            self.entries.pop_last();
         }
         self.entries.insert(index, mark);
     }
@@ -48,8 +48,10 @@ impl Copy {
     fn start(&mut self, first: LogIndex, kept: Kept) {
         match kept {
             Kept::Suffix => {
-                let kept = self.entries.split_off(&first);
-                self.cut.extend(std::mem::replace(&mut self.entries, kept));
+                while let Some(entry) = self.entries.first_entry().filter(|e| *e.key() < first) {
+                    let (index, mark) = entry.remove_entry();
+                    self.cut.insert(index, mark);
+                }
             }
             Kept::Nothing => {
                 self.entries.clear();

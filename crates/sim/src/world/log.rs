@@ -36,6 +36,8 @@ pub(crate) struct SimLog {
     writer: LogWriter,
     queued: VecDeque<(LaneId, LogWrite)>,
     writing: Vec<(LaneId, LogWrite)>,
+    /// Empty between writes.
+    batches: Vec<LogBatch>,
     /// Places of entries made durable by the write before the last one: older than any tail.
     older: Option<Location>,
     newest: Option<Location>,
@@ -53,6 +55,7 @@ impl SimLog {
             writer,
             queued: VecDeque::new(),
             writing: Vec::new(),
+            batches: Vec::new(),
             older: None,
             newest: None,
         };
@@ -85,8 +88,8 @@ impl SimLog {
 
     /// The write's time is over: does it.
     pub(crate) fn finish(&mut self) -> WriteEnd {
-        let batches: Vec<LogBatch> =
-            self.writing.iter_mut().map(|(_, write)| std::mem::take(&mut write.batch)).collect();
+        let mut batches = std::mem::take(&mut self.batches);
+        batches.extend(self.writing.iter_mut().map(|(_, write)| std::mem::take(&mut write.batch)));
         match self.writer.write(&batches) {
             Ok(written) => {
                 if written.bytes > 0 {
@@ -95,7 +98,7 @@ impl SimLog {
                 self.newest = written.entries.last().map(|e| e.location).or(self.newest);
                 let mut entries = written.entries.into_iter();
                 let mut done = Vec::with_capacity(self.writing.len());
-                for ((lane, mut write), batch) in self.writing.drain(..).zip(batches) {
+                for ((lane, mut write), batch) in self.writing.drain(..).zip(batches.drain(..)) {
                     let count = batch
                         .records
                         .iter()
@@ -104,6 +107,7 @@ impl SimLog {
                     write.batch = batch;
                     done.push((lane, write, entries.by_ref().take(count).collect()));
                 }
+                self.batches = batches;
                 WriteEnd::Done(done)
             }
             Err(error) => {

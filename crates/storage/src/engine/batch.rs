@@ -50,6 +50,12 @@ impl WriteBatch {
         Self::default()
     }
 
+    /// A batch that changes nothing, with room for so many changes.
+    #[must_use]
+    pub fn with_capacity(changes: usize) -> Self {
+        Self { ops: Vec::with_capacity(changes), ..Self::default() }
+    }
+
     /// Sets `key` to `value`.
     pub fn put(&mut self, tree: Tree, key: impl Into<Bytes>, value: impl Into<Bytes>) -> &mut Self {
         let (key, value) = (key.into(), value.into());
@@ -85,7 +91,11 @@ impl WriteBatch {
     pub fn append(&mut self, other: Self) -> &mut Self {
         self.bytes += other.bytes;
         self.ranges += other.ranges;
-        self.ops.extend(other.ops);
+        if self.ops.is_empty() {
+            self.ops = other.ops;
+        } else {
+            self.ops.extend(other.ops);
+        }
         self
     }
 
