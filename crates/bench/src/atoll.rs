@@ -257,6 +257,11 @@ impl target::Client for Client {
         Ok(held.release().await?)
     }
 
+    async fn leave(&mut self) -> Result<()> {
+        // A wait that was given up and a holding that was dropped are told to the shard.
+        Ok(())
+    }
+
     async fn watch(
         &mut self,
         key: Bytes,

@@ -164,7 +164,8 @@ struct Calls {
     put: Call,
     range: Call,
     txn: Call,
-    lease: Call,
+    grant: Call,
+    revoke: Call,
     lock: Call,
     unlock: Call,
     watch: Call,
@@ -178,7 +179,8 @@ impl Client {
             put: call("/etcdserverpb.KV/Put")?,
             range: call("/etcdserverpb.KV/Range")?,
             txn: call("/etcdserverpb.KV/Txn")?,
-            lease: call("/etcdserverpb.Lease/LeaseGrant")?,
+            grant: call("/etcdserverpb.Lease/LeaseGrant")?,
+            revoke: call("/etcdserverpb.Lease/LeaseRevoke")?,
             lock: call("/v3lockpb.Lock/Lock")?,
             unlock: call("/v3lockpb.Lock/Unlock")?,
             watch: call("/etcdserverpb.Watch/Watch")?,
@@ -272,7 +274,7 @@ impl target::Client for Client {
     async fn contender(&mut self) -> Result<Self> {
         let request = proto::LeaseGrantRequest { ttl: LEASE_TTL_S, id: 0 };
         let granted: proto::LeaseGrantResponse =
-            self.connection.unary(&self.calls.lease, &request).await?;
+            self.connection.unary(&self.calls.grant, &request).await?;
         Ok(Self { lease: granted.id, ..self.clone() })
     }
 
@@ -287,6 +289,13 @@ impl target::Client for Client {
         let request = v3lockpb::UnlockRequest { key };
         let _: v3lockpb::UnlockResponse =
             self.connection.unary(&self.calls.unlock, &request).await?;
+        Ok(())
+    }
+
+    async fn leave(&mut self) -> Result<()> {
+        let request = proto::LeaseRevokeRequest { id: self.lease };
+        let _: proto::LeaseRevokeResponse =
+            self.connection.unary(&self.calls.revoke, &request).await?;
         Ok(())
     }
 

@@ -187,12 +187,12 @@ impl<C: Client> Loop<C> {
         loop {
             let begin = Instant::now();
             if begin >= self.window.to {
-                return;
+                break;
             }
             // Those who still wait when the window has passed are not waited for.
             let locked = tokio::time::timeout_at(self.window.to.into(), client.lock(LOCK)).await;
             match locked {
-                Err(_) => return,
+                Err(_) => break,
                 Ok(Ok(held)) => {
                     seen.record(begin, Instant::now(), self.window);
                     if let Err(error) = client.unlock(held).await {
@@ -201,6 +201,10 @@ impl<C: Client> Loop<C> {
                 }
                 Ok(Err(error)) => seen.fail(error, self.window).await,
             }
+        }
+        // Or the next cell would wait for the lock until a lease ends.
+        if let Err(error) = client.leave().await {
+            seen.fail(error, self.window).await;
         }
     }
 }

@@ -102,6 +102,9 @@ pub(crate) trait Client: Clone + 'static {
     /// Gives it back.
     fn unlock(&mut self, held: Self::Held) -> impl Future<Output = Result<()>>;
 
+    /// Ends a contender: whatever it still holds or waits for is for others to have.
+    fn leave(&mut self) -> impl Future<Output = Result<()>>;
+
     /// Watches a key `count` times, on one stream, until it is dropped: `stood` is told when all
     /// watches stand, `seen` of the value of every change that one of them tells.
     fn watch(
