@@ -93,7 +93,7 @@ impl Default for RaftSettings {
             inflight_messages_max: 256,
             inflight_bytes_max: 16 << 20,
             uncommitted_bytes_max: 64 << 20,
-            tail_bytes_max: 8 << 20,
+            tail_bytes_max: 4 << 20,
             quiesce: false,
         }
     }

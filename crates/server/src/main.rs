@@ -1,5 +1,6 @@
 //! The `atoll` binary.
 
+mod allocator;
 mod cli;
 mod config;
 mod dev;
@@ -15,10 +16,6 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// A sixth of the CPU time under writes went to the system's allocator.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Makes a few machines behave as one dependable store and workplace
 #[derive(Parser)]
 #[command(name = "atoll", version)]
@@ -32,6 +29,7 @@ enum Cli {
 }
 
 fn main() -> ExitCode {
+    allocator::give_back_soon();
     let done = match Cli::parse() {
         Cli::Serve(args) => serve::run(&args),
         Cli::Dev(args) => dev::run(&args),

@@ -10,6 +10,7 @@ use atoll_base::Time;
 use crate::check::Violation;
 use crate::errors;
 use crate::faults::FaultKind;
+use crate::history;
 use crate::network::NetworkCounts;
 use crate::options::Options;
 use crate::world::World;
@@ -129,14 +130,13 @@ fn describe(world: World, outcome: &mut Outcome) {
     outcome.simulated = world.fabric.now().since(Time::ZERO);
     outcome.faults = world.fault_counts();
     let operations = world.record.history.operations();
+    let is_done = |op: &&history::Operation| matches!(op.outcome, history::Outcome::Done { .. });
+    let (stored, stored_well) = world.record.imports;
     outcome.counts = Counts {
         nodes: world.nodes.len() as u64,
         turns: world.nodes.iter().map(|node| node.turns).sum(),
-        operations: operations.len() as u64,
-        answered: operations
-            .iter()
-            .filter(|op| matches!(op.outcome, crate::history::Outcome::Done { .. }))
-            .count() as u64,
+        operations: operations.len() as u64 + stored,
+        answered: operations.iter().filter(is_done).count() as u64 + stored_well,
         scans: world.record.scans,
         terms: world.observer.elections.terms_led() as u64,
         crashes: world.crashes,

@@ -207,6 +207,7 @@ impl Importer {
             self.input[self.read].again += 1;
         }
         let body = jobs::store(shard, key, value, is_doubtful, around.shell.shape.padding_max);
+        around.record.imports.0 += 1;
         self.open.insert(self.read);
         let job = Job::Store(self.read);
         self.read += 1;
@@ -220,6 +221,7 @@ impl Importer {
                 if let AnswerBody::Command(Reply::Txn { succeeded: true, .. }) = *body {
                     atoll_base::reached!("an import found a record where it belongs");
                 }
+                around.record.imports.1 += 1;
                 self.open.remove(&at);
                 if self.rng.chance(1, 4) {
                     self.save(around);
