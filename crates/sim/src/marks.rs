@@ -102,6 +102,7 @@ pub const ALL: &[&str] = &[
     "a write's deadline passed while it waited",
     "an append did not follow the log",
     "an append held only what is committed here",
+    "an append lost the race for a list",
     "an append or its answer was lost",
     "an election was lost by its votes",
     "an engine ended before its log began",

@@ -37,11 +37,13 @@ pub enum Plant {
     LaneStuck,
     /// An import notes records as stored that are still under way.
     NoteAhead,
+    /// Whoever appends to a list overwrites what others appended meanwhile.
+    BlindAppends,
 }
 
 impl Plant {
     /// Every bug.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::AckBeforeSync,
         Self::PersistLie,
         Self::VotesForgotten,
@@ -58,6 +60,7 @@ impl Plant {
         Self::EntryDropped,
         Self::LaneStuck,
         Self::NoteAhead,
+        Self::BlindAppends,
     ];
 
     /// The bug's name on the command line.
@@ -80,6 +83,7 @@ impl Plant {
             Self::EntryDropped => "entry-dropped",
             Self::LaneStuck => "lane-stuck",
             Self::NoteAhead => "note-ahead",
+            Self::BlindAppends => "blind-appends",
         }
     }
 

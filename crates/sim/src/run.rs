@@ -131,12 +131,15 @@ fn describe(world: World, outcome: &mut Outcome) {
     outcome.faults = world.fault_counts();
     let operations = world.record.history.operations();
     let is_done = |op: &&history::Operation| matches!(op.outcome, history::Outcome::Done { .. });
-    let (stored, stored_well) = world.record.imports;
+    let (mut more, mut more_answered) = world.record.imports;
+    if let Some((calls, answered)) = world.list_counts() {
+        (more, more_answered) = (more + calls, more_answered + answered);
+    }
     outcome.counts = Counts {
         nodes: world.nodes.len() as u64,
         turns: world.nodes.iter().map(|node| node.turns).sum(),
-        operations: operations.len() as u64 + stored,
-        answered: operations.iter().filter(is_done).count() as u64 + stored_well,
+        operations: operations.len() as u64 + more,
+        answered: operations.iter().filter(is_done).count() as u64 + more_answered,
         scans: world.record.scans,
         terms: world.observer.elections.terms_led() as u64,
         crashes: world.crashes,

@@ -23,6 +23,8 @@ pub struct Shape {
     pub spoils: bool,
     /// Records that are imported.
     pub imported: u32,
+    /// Whether clients append to a list.
+    pub has_list: bool,
     /// Holders of leases and locks.
     pub holders: usize,
     /// Lanes of every node.
@@ -96,6 +98,7 @@ impl Shape {
             changes,
             spoils: false,
             imported: 0,
+            has_list: false,
             holders: *rng.pick(&[0, 0, 2, 3, 4]).expect("not empty"),
             lanes: rng.range(1, 4) as u16,
             shards: rng.range(1, 5) as usize,
@@ -137,6 +140,15 @@ const IMPORT_SEED: u64 = 0x51ee_b11f_0000_0003;
 pub fn imported(seed: u64) -> u32 {
     let mut rng = Rng::new(seed ^ IMPORT_SEED);
     if rng.chance(1, 2) { rng.range(20, 120) as u32 } else { 0 }
+}
+
+/// Makes the choice of a list another draw than all others.
+const LIST_SEED: u64 = 0x51ee_b11f_0000_0004;
+
+/// Whether clients append to a list in the run of `seed`: in half of the runs.
+#[must_use]
+pub fn has_list(seed: u64) -> bool {
+    Rng::new(seed ^ LIST_SEED).chance(1, 2)
 }
 
 /// The server's election timeout and heartbeat interval where nobody sets others.

@@ -21,6 +21,8 @@ pub const GUARDED_FROM: u32 = 3_000;
 pub const KEYS_END: u32 = 4_000;
 /// Keys of records that are imported begin here.
 pub const IMPORTED_FROM: u32 = KEYS_END;
+/// The key that holds a list.
+pub const LISTED: u32 = 4_900;
 /// Keys from here on belong to leases and go with them.
 pub const LEASED_FROM: u32 = 5_000;
 
@@ -37,6 +39,29 @@ pub fn encode_value(number: Value, amount: u64, padding_max: u64) -> Bytes {
     let crc = crc32c(&bytes);
     bytes.extend_from_slice(&crc.to_be_bytes());
     Bytes::from(bytes)
+}
+
+/// A list: a value whose padding is its elements, left by the write that appended the last one.
+#[must_use]
+pub fn encode_list(list: &[Value]) -> Bytes {
+    let mut bytes = Vec::with_capacity(FIXED_BYTES + 8 * list.len());
+    bytes.extend_from_slice(&list.last().copied().unwrap_or_default().to_be_bytes());
+    bytes.extend_from_slice(&(list.len() as u64).to_be_bytes());
+    for element in list {
+        bytes.extend_from_slice(&element.to_be_bytes());
+    }
+    let crc = crc32c(&bytes);
+    bytes.extend_from_slice(&crc.to_be_bytes());
+    Bytes::from(bytes)
+}
+
+/// The elements of a list, or `None` when a bit of it is wrong.
+#[must_use]
+pub fn decode_list(value: &[u8]) -> Option<Vec<Value>> {
+    let (_, len) = decode_value(value)?;
+    let (elements, rest) = value.get(16..value.len() - 4)?.as_chunks::<8>();
+    let is_whole = rest.is_empty() && elements.len() as u64 == len;
+    is_whole.then(|| elements.iter().map(|element| u64::from_be_bytes(*element)).collect())
 }
 
 /// The write and the amount in `value`, or `None` when a bit of it is wrong.
@@ -86,6 +111,11 @@ mod tests {
             let mut damaged = value.to_vec();
             damaged[number as usize % value.len()] ^= 4;
             assert_eq!(decode_value(&damaged), None);
+        }
+        for list in [&[][..], &[7], &[7, 9, 1]] {
+            let value = encode_list(list);
+            assert_eq!(decode_list(&value).as_deref(), Some(list));
+            assert_eq!(decode_list(&value[1..]), None);
         }
         let key = encode_key(ShardId(7), KeyNumber(42));
         assert_eq!(decode_key(ShardId(7), &key), Some(KeyNumber(42)));

@@ -62,7 +62,7 @@ fn committing_ahead_of_the_quorum_is_caught() {
 
 #[test]
 fn commands_without_ids_are_caught() {
-    is_caught(Plant::IdsStripped, &["exactly once", "imports"]);
+    is_caught(Plant::IdsStripped, &["exactly once", "imports", "lists"]);
 }
 
 #[test]
@@ -103,4 +103,9 @@ fn a_lane_that_never_turns_is_caught() {
 #[test]
 fn an_import_that_notes_too_much_is_caught() {
     is_caught(Plant::NoteAhead, &["imports"]);
+}
+
+#[test]
+fn appends_that_overwrite_each_other_are_caught() {
+    is_caught(Plant::BlindAppends, &["lists"]);
 }

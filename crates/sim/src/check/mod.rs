@@ -4,8 +4,8 @@
 //! Two kinds. *Observers* see the run while it goes ([`election`], [`logs`], [`machines`],
 //! [`cut`], [`bounds`]): what nodes send, write and apply. *Judges* see what clients saw when it
 //! is over ([`linear`], [`order`], [`effects`], [`reads`], [`watching`], [`bank`], [`holding`],
-//! [`importing`], [`liveness`]). A judge trusts nothing that the cluster says about itself without
-//! comparing it to what it told somebody else.
+//! [`importing`], [`lists`], [`liveness`]). A judge trusts nothing that the cluster says about
+//! itself without comparing it to what it told somebody else.
 
 use std::fmt;
 
@@ -17,6 +17,7 @@ pub mod election;
 pub mod holding;
 pub mod importing;
 pub mod linear;
+pub mod lists;
 pub mod liveness;
 pub mod logs;
 pub mod machines;

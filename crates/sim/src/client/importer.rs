@@ -21,7 +21,7 @@ use crate::check::importing::{self, Found, Imported};
 use crate::fabric::Token;
 use crate::history::{KeyNumber, Value};
 use crate::plant::Plant;
-use crate::value::{IMPORTED_FROM, LEASED_FROM, encode_key};
+use crate::value::{IMPORTED_FROM, LISTED, encode_key};
 
 /// Records under way at once.
 const PARALLEL: usize = 4;
@@ -251,7 +251,7 @@ impl Importer {
     ) {
         let Some(shard) = self.unseen.last().copied() else { return };
         let start = from.unwrap_or_else(|| encode_key(shard, KeyNumber(IMPORTED_FROM)));
-        let end = KeyEnd::Until(encode_key(shard, KeyNumber(LEASED_FROM)));
+        let end = KeyEnd::Until(encode_key(shard, KeyNumber(LISTED)));
         let mut query = RangeQuery::new(start, end);
         (query.at, query.limit) = (revision, Some(PAGE));
         let body = RequestBody::Range { query, consistency: Consistency::Linearizable };

@@ -14,7 +14,9 @@ use super::record::Pair;
 use crate::check::bank::Bank;
 use crate::history::{Call, KeyNumber, OperationNumber, Stamp, Value};
 use crate::shape::Shape;
-use crate::value::{ACCOUNTS_FROM, COUNTERS_FROM, encode_key, encode_value, shard_start};
+use crate::value::{
+    ACCOUNTS_FROM, COUNTERS_FROM, LISTED, encode_key, encode_list, encode_value, shard_start,
+};
 
 /// Money of one account at the start.
 const START_AMOUNT: u64 = 100;
@@ -112,6 +114,14 @@ pub(crate) fn store(
     let same = compare(shard, key, CompareTarget::Value(value));
     let otherwise = vec![TxnStep::Put(record)];
     command(Op::Txn(TxnOp { compares: vec![same], then: Vec::new(), otherwise }))
+}
+
+/// Writes a list that is longer by one, if it is still as it was at `revision`.
+pub(crate) fn append(shard: ShardId, list: &[Value], revision: Option<Revision>) -> RequestBody {
+    let same = |revision| compare(shard, KeyNumber(LISTED), CompareTarget::Mod(revision));
+    let compares = revision.map(same).into_iter().collect();
+    let longer = TxnStep::Put(put(shard, KeyNumber(LISTED), encode_list(list)));
+    command(Op::Txn(TxnOp { compares, then: vec![longer], otherwise: Vec::new() }))
 }
 
 /// A read of one key.

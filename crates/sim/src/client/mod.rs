@@ -4,7 +4,7 @@
 //! A client has some *slots*, each busy with one job at a time, and one stream to every node that
 //! it talks to: its [`desk`]. Jobs are described in [`jobs`], the fate of one call in [`pursuit`],
 //! what was seen in [`record`]. Watchers are apart, in [`watcher`], and so are [`holder`]s of
-//! locks, the [`importer`] and the [`operator`].
+//! locks, the [`importer`], the [`appender`] and the [`operator`].
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use atoll_base::{NodeId, Revision, Rng, ShardId};
 use atoll_coord::{Answer, AnswerBody, Consistency, Origin, RequestBody};
 use atoll_machine::{RangePage, Reply};
 
+pub(crate) mod appender;
 pub(crate) mod desk;
 pub(crate) mod holder;
 pub(crate) mod importer;

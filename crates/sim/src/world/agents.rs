@@ -1,11 +1,13 @@
 //! Everybody who calls nodes: clients, the closers that look at shards at the end, watchers,
-//! holders of locks, the operator, the import. Each has a number, and events find it by that.
+//! holders of locks, the operator, the import, the clients of a
+//! list. Each has a number, and events find it by that.
 
 use std::collections::BTreeMap;
 
 use atoll_base::{NodeId, Revision, Rng, ShardId};
 use atoll_coord::{Answer, Origin};
 
+use crate::client::appender::Appender;
 use crate::client::holder::Holder;
 use crate::client::importer::Importer;
 use crate::client::operator::Operator;
@@ -25,6 +27,7 @@ pub(super) struct Agents {
     pub(super) holders: Vec<Holder>,
     pub(super) operator: Option<Operator>,
     pub(super) importer: Option<Importer>,
+    pub(super) appender: Option<Appender>,
 }
 
 impl Agents {
@@ -62,7 +65,9 @@ impl Agents {
         let operator = shape.changes.then(|| Operator::new(number(), script, rng.fork()));
         let records = (shape.imported > 0).then_some(shape.imported);
         let importer = records.map(|records| Importer::new(number(), records, rng.fork()));
-        Self { clients, closers, watchers, holders, operator, importer }
+        let listed = shape.has_list.then(|| *rng.pick(shards).expect("a run has user shards"));
+        let appender = listed.map(|shard| Appender::new(number(), shard, rng.fork()));
+        Self { clients, closers, watchers, holders, operator, importer, appender }
     }
 
     pub(super) fn start(&mut self, around: &mut Around<'_>) {
@@ -71,11 +76,13 @@ impl Agents {
         self.holders.iter_mut().for_each(|holder| holder.start(around));
         self.operator.iter_mut().for_each(|operator| operator.start(around));
         self.importer.iter_mut().for_each(|importer| importer.start(around));
+        self.appender.iter_mut().for_each(|appender| appender.start(around));
     }
 
     pub(super) fn count(&self) -> u32 {
         let listed = self.clients.len() + self.closers.len() + self.watchers.len();
-        let single = usize::from(self.operator.is_some()) + usize::from(self.importer.is_some());
+        let single = [self.operator.is_some(), self.importer.is_some(), self.appender.is_some()];
+        let single = single.into_iter().filter(|is_there| *is_there).count();
         (listed + self.holders.len() + single) as u32
     }
 
@@ -85,6 +92,7 @@ impl Agents {
         self.holders.iter_mut().for_each(Holder::close);
         self.operator.iter_mut().for_each(Operator::close);
         self.importer.iter_mut().for_each(Importer::close);
+        self.appender.iter_mut().for_each(Appender::close);
     }
 
     /// What is not yet done of what was begun.
@@ -94,7 +102,8 @@ impl Agents {
         let holders = self.holders.iter().find_map(Holder::debt);
         let operator = || self.operator.as_ref().and_then(Operator::debt);
         let importer = || self.importer.as_ref().and_then(Importer::debt);
-        busy.or(holders).or_else(operator).or_else(importer)
+        let appender = || self.appender.as_ref().and_then(Appender::debt);
+        busy.or(holders).or_else(operator).or_else(importer).or_else(appender)
     }
 
     fn who(&mut self, number: u32) -> Who<'_> {
@@ -115,11 +124,12 @@ impl Agents {
             return Who::Holder(&mut self.holders[place]);
         }
         place -= self.holders.len();
-        match (&mut self.operator, &mut self.importer) {
-            (Some(operator), _) if place == 0 => Who::Operator(operator),
-            (_, Some(importer)) => Who::Importer(importer),
-            _ => Who::Nobody,
-        }
+        let single = [
+            self.operator.as_mut().map(Who::Operator),
+            self.importer.as_mut().map(Who::Importer),
+            self.appender.as_mut().map(Who::Appender),
+        ];
+        single.into_iter().flatten().nth(place).unwrap_or(Who::Nobody)
     }
 
     pub(super) fn on_timer(&mut self, number: u32, token: Token, around: &mut Around<'_>) {
@@ -129,6 +139,7 @@ impl Agents {
             Who::Holder(holder) => holder.on_timer(token, around),
             Who::Operator(operator) => operator.on_timer(token, around),
             Who::Importer(importer) => importer.on_timer(token, around),
+            Who::Appender(appender) => appender.on_timer(token, around),
             Who::Nobody => {}
         }
     }
@@ -146,6 +157,7 @@ impl Agents {
             Who::Holder(holder) => holder.on_broken(node, origin, around),
             Who::Operator(operator) => operator.on_broken(node, origin, around),
             Who::Importer(importer) => importer.on_broken(node, origin, around),
+            Who::Appender(appender) => appender.on_broken(node, origin, around),
             Who::Nobody => {}
         }
     }
@@ -157,6 +169,7 @@ impl Agents {
             Who::Holder(holder) => holder.on_answer(answer, around),
             Who::Operator(operator) => operator.on_answer(answer, around),
             Who::Importer(importer) => importer.on_answer(answer, around),
+            Who::Appender(appender) => appender.on_answer(answer, around),
             Who::Nobody => {}
         }
     }
@@ -168,5 +181,6 @@ enum Who<'a> {
     Holder(&'a mut Holder),
     Operator(&'a mut Operator),
     Importer(&'a mut Importer),
+    Appender(&'a mut Appender),
     Nobody,
 }

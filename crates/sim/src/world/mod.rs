@@ -30,6 +30,7 @@ use crate::check::Violation;
 use crate::check::liveness::Liveness;
 use crate::check::machines::Sample;
 use crate::client::Around;
+use crate::client::appender::Appender;
 use crate::client::record::Record;
 use crate::clock::NodeClock;
 use crate::errors;
@@ -115,6 +116,7 @@ impl World {
         let mut rng = Rng::new(options.seed);
         let mut shape = Shape::random(&mut rng, options.nodes, options.duration);
         shape.imported = crate::shape::imported(options.seed);
+        shape.has_list = crate::shape::has_list(options.seed);
         let mut settings = lane_settings(&mut rng, options.seed);
         let script = options.script.as_deref();
         if let Some(script) = script {
@@ -379,6 +381,11 @@ impl World {
     /// The first violation, whoever found it.
     pub(crate) fn violation(&self) -> Option<&Violation> {
         self.observer.violation().or(self.record.violation.as_ref())
+    }
+
+    /// Calls of the clients of a list, and how many of them were answered.
+    pub(crate) fn list_counts(&self) -> Option<(u64, u64)> {
+        self.agents.appender.as_ref().map(Appender::counts)
     }
 
     pub(crate) fn network_counts(&self) -> NetworkCounts {
