@@ -115,12 +115,14 @@ impl World {
     pub(crate) fn new(options: &Options) -> Self {
         let mut rng = Rng::new(options.seed);
         let mut shape = Shape::random(&mut rng, options.nodes, options.duration);
-        shape.imported = crate::shape::imported(options.seed);
-        shape.has_list = crate::shape::has_list(options.seed);
         let mut settings = lane_settings(&mut rng, options.seed);
         let script = options.script.as_deref();
-        if let Some(script) = script {
-            script.apply(&mut shape, &mut settings);
+        match script {
+            Some(script) => script.apply(&mut shape, &mut settings),
+            None => {
+                shape.imported = crate::shape::imported(options.seed);
+                shape.has_list = crate::shape::has_list(options.seed);
+            }
         }
         let (nodes, shards) = (shape.all_nodes(), shape.shards + 1);
         let scale = Scale { nodes, shards, duration: shape.duration };
