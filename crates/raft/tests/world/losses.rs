@@ -1,13 +1,14 @@
 //! What a group survives of lost logs: the bound that walks keep to, and what is left beyond it.
 //!
-//! In each half of the configurations that may be in force, the voters with a whole memory must be
+//! In each half of the configurations that may be in force, or come into force by an append that is
+//! under way, the voters with a whole memory must be
 //! more than `voters - replication quorum`: then one of them is in every replication quorum. Fewer,
 //! and all copies of a committed entry may be gone. Where witnesses vote, one copy of the data is
 //! all that a commit needs, so no holder of data may be lost there.
 
 use atoll_base::{EntryKind, LogIndex, NodeId};
 use atoll_raft::quorum::{Ballot, Tally, tally};
-use atoll_raft::{Amnesia, LogReader, Membership, Role};
+use atoll_raft::{Amnesia, Body, LogReader, Membership, Role};
 
 use super::{Health, Replica, World};
 
@@ -48,6 +49,7 @@ impl World {
     /// becomes its configuration.
     pub fn survives(&self, lost: Option<NodeId>, target: Option<&Membership>) -> bool {
         let known = self.replicas.values().flat_map(Replica::memberships);
+        let known = known.chain(self.memberships_under_way());
         known.chain(target.cloned()).all(|m| {
             let outgoing = m.outgoing.as_ref().map(|half| (half, m.outgoing_quorum));
             std::iter::once((&m.members, m.quorum)).chain(outgoing).all(|(half, rule)| {
@@ -63,6 +65,16 @@ impl World {
                     && (!has_witness || data_is_whole)
             })
         })
+    }
+
+    /// The configurations in appends that may still arrive, though their sender forgets them.
+    fn memberships_under_way(&self) -> impl Iterator<Item = Membership> + '_ {
+        let entries = self.net.iter().filter_map(|message| match &message.body {
+            Body::Append { entries, .. } => Some(entries),
+            _ => None,
+        });
+        let changes = entries.flatten().filter(|entry| entry.kind == EntryKind::Membership);
+        changes.map(|entry| Membership::decode(&entry.payload).expect("it was encoded"))
     }
 
     /// True when some replica that runs would win an election among those that run.
