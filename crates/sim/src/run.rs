@@ -131,15 +131,12 @@ fn describe(world: World, outcome: &mut Outcome) {
     outcome.faults = world.fault_counts();
     let operations = world.record.history.operations();
     let is_done = |op: &&history::Operation| matches!(op.outcome, history::Outcome::Done { .. });
-    let (mut more, mut more_answered) = world.record.imports;
-    if let Some((calls, answered)) = world.list_counts() {
-        (more, more_answered) = (more + calls, more_answered + answered);
-    }
+    let (others, others_answered) = world.record.others;
     outcome.counts = Counts {
         nodes: world.nodes.len() as u64,
         turns: world.nodes.iter().map(|node| node.turns).sum(),
-        operations: operations.len() as u64 + more,
-        answered: operations.iter().filter(is_done).count() as u64 + more_answered,
+        operations: operations.len() as u64 + others,
+        answered: operations.iter().filter(is_done).count() as u64 + others_answered,
         scans: world.record.scans,
         terms: world.observer.elections.terms_led() as u64,
         crashes: world.crashes,

@@ -3,15 +3,15 @@
 
 use std::time::Duration;
 
-use atoll_base::{NodeId, Revision, Rng, ShardId};
-use atoll_coord::{Answer, AnswerBody, Consistency, Origin};
+use atoll_base::{Revision, Rng, ShardId};
+use atoll_coord::{AnswerBody, Consistency};
 use atoll_machine::Reply;
 
+use super::agent::Caller;
 use super::desk::{Desk, Fate};
 use super::pursuit::{End, Pursuit};
 use super::{Around, jobs};
 use crate::check::lists::{self, Append, Ended, Read};
-use crate::fabric::Token;
 use crate::history::{KeyNumber, Stamp, Value};
 use crate::plant::Plant;
 use crate::value::{LISTED, decode_list};
@@ -74,52 +74,6 @@ impl Appender {
         (!self.is_done).then(|| format!("the list of shard {} is not read", self.shard))
     }
 
-    /// Calls that were made, and how many of them were answered.
-    pub(crate) fn counts(&self) -> (u64, u64) {
-        let is_open = |append: &&Append| append.ended == Ended::Unknown;
-        let open = self.appends.iter().filter(is_open).count();
-        let calls = self.appends.len() + self.reads.len();
-        (calls as u64, (calls - open) as u64)
-    }
-
-    pub(crate) fn on_timer(&mut self, token: Token, around: &mut Around<'_>) {
-        let fate = self.desk.on_timer(token, around);
-        self.settle(fate, around);
-    }
-
-    pub(crate) fn on_broken(&mut self, node: NodeId, origin: Origin, around: &mut Around<'_>) {
-        for fate in self.desk.on_broken(node, origin, around) {
-            self.settle(fate, around);
-        }
-    }
-
-    pub(crate) fn on_answer(&mut self, answer: Answer, around: &mut Around<'_>) {
-        let fate = self.desk.on_answer(answer, around);
-        self.settle(fate, around);
-    }
-
-    fn settle(&mut self, fate: Fate<Job>, around: &mut Around<'_>) {
-        match fate {
-            Fate::Open => {}
-            Fate::Free(slot) => self.next(slot, around),
-            Fate::Ended { slot, job, end, .. } => {
-                match (job, end) {
-                    (Job::Read { called, is_last }, End::Answered(body)) => {
-                        self.has_read((called, is_last), *body, around);
-                    }
-                    (Job::Read { .. }, _) => {}
-                    (Job::Append { number, list }, end) => {
-                        self.appended(number, list, end, around);
-                    }
-                }
-                let most =
-                    if self.is_closing { Duration::from_millis(20) } else { self.think(around) };
-                let delay = Duration::from_micros(self.rng.below(most.as_micros() as u64));
-                self.desk.set_timer(slot, delay, around);
-            }
-        }
-    }
-
     fn think(&self, around: &Around<'_>) -> Duration {
         3 * around.shell.shape.think
     }
@@ -152,6 +106,7 @@ impl Appender {
                 (Job::Append { number, list }, body)
             }
         };
+        around.record.others.0 += 1;
         self.desk.pursue(slot, job, Pursuit::new(self.shard, body, now.after(PATIENCE)), around);
     }
 
@@ -195,5 +150,36 @@ impl Appender {
             End::Refused(_) => Ended::Refused,
             End::Unknown => Ended::Unknown,
         };
+    }
+}
+
+impl Caller for Appender {
+    type Job = Job;
+
+    fn desk(&mut self) -> &mut Desk<Job> {
+        &mut self.desk
+    }
+
+    fn settle(&mut self, fate: Fate<Job>, around: &mut Around<'_>) {
+        match fate {
+            Fate::Open => {}
+            Fate::Free(slot) => self.next(slot, around),
+            Fate::Ended { slot, job, end, .. } => {
+                around.record.others.1 += u64::from(matches!(end, End::Answered(_)));
+                match (job, end) {
+                    (Job::Read { called, is_last }, End::Answered(body)) => {
+                        self.has_read((called, is_last), *body, around);
+                    }
+                    (Job::Read { .. }, _) => {}
+                    (Job::Append { number, list }, end) => {
+                        self.appended(number, list, end, around);
+                    }
+                }
+                let most =
+                    if self.is_closing { Duration::from_millis(20) } else { self.think(around) };
+                let delay = Duration::from_micros(self.rng.below(most.as_micros() as u64));
+                self.desk.set_timer(slot, delay, around);
+            }
+        }
     }
 }

@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
-use atoll_base::{Code, LeaseId, NodeId, Rng, ShardId, Time};
-use atoll_coord::{Answer, AnswerBody, Consistency, Origin, RequestBody};
+use atoll_base::{Code, LeaseId, Rng, ShardId, Time};
+use atoll_coord::{AnswerBody, Consistency, RequestBody};
 use atoll_machine::{
     AcquireOp, Claim, Command, Guard, GuardedOp, LeaseOp, LeaseReply, LockOp, LockReply, Mode, Op,
     PutOp, Reply, Token, Wait,
@@ -15,10 +15,10 @@ use atoll_machine::{
 use bytes::Bytes;
 
 use super::Around;
+use super::agent::Caller;
 use super::desk::{Desk, Fate};
 use super::pursuit::{End, Pursuit};
 use crate::check::holding::{GuardedWrite, Hold, HoldEnd, trusted};
-use crate::fabric::Token as Timer;
 use crate::history::{Call, KeyNumber, OperationNumber, Return};
 use crate::value::{GUARDED_FROM, LEASED_FROM, encode_key, encode_value};
 
@@ -124,41 +124,9 @@ impl Holder {
         key.or_else(|| busy.then(|| format!("a lease of shard {shard} does not end")))
     }
 
-    pub(crate) fn on_timer(&mut self, timer: Timer, around: &mut Around<'_>) {
-        let fate = self.desk.on_timer(timer, around);
-        self.settle(fate, around);
-    }
-
-    pub(crate) fn on_broken(&mut self, node: NodeId, origin: Origin, around: &mut Around<'_>) {
-        for fate in self.desk.on_broken(node, origin, around) {
-            self.settle(fate, around);
-        }
-    }
-
-    pub(crate) fn on_answer(&mut self, answer: Answer, around: &mut Around<'_>) {
-        let fate = self.desk.on_answer(answer, around);
-        self.settle(fate, around);
-    }
-
     fn rest(&mut self, most_ms: u64, around: &mut Around<'_>) {
         let delay = Duration::from_micros(self.rng.range(1, most_ms * 1_000));
         self.desk.set_timer(WORK, delay, around);
-    }
-
-    fn settle(&mut self, fate: Fate<Job>, around: &mut Around<'_>) {
-        match fate {
-            Fate::Open => {}
-            Fate::Free(BEAT) => self.beat(around),
-            Fate::Free(_) => self.work(around),
-            Fate::Ended { slot, job, end, sent, .. } => {
-                self.ended(job, end, sent, around);
-                if slot == WORK && self.desk.is_free(WORK) {
-                    // Now and then it stands still for longer than its lease lives.
-                    let most = if self.rng.chance(1, 12) { 3_000 } else { 120 };
-                    self.rest(most, around);
-                }
-            }
-        }
     }
 
     fn call(&mut self, slot: usize, job: Job, body: RequestBody, around: &mut Around<'_>) {
@@ -415,5 +383,29 @@ impl Holder {
         let (token, delay) = (held.token.0, session.delay);
         let hold = Hold { lock, token, called, from, until, end, delay };
         around.record.holding.holds.push(hold);
+    }
+}
+
+impl Caller for Holder {
+    type Job = Job;
+
+    fn desk(&mut self) -> &mut Desk<Job> {
+        &mut self.desk
+    }
+
+    fn settle(&mut self, fate: Fate<Job>, around: &mut Around<'_>) {
+        match fate {
+            Fate::Open => {}
+            Fate::Free(BEAT) => self.beat(around),
+            Fate::Free(_) => self.work(around),
+            Fate::Ended { slot, job, end, sent, .. } => {
+                self.ended(job, end, sent, around);
+                if slot == WORK && self.desk.is_free(WORK) {
+                    // Now and then it stands still for longer than its lease lives.
+                    let most = if self.rng.chance(1, 12) { 3_000 } else { 120 };
+                    self.rest(most, around);
+                }
+            }
+        }
     }
 }

@@ -9,16 +9,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use atoll_base::{NodeId, Revision, Rng, ShardId};
-use atoll_coord::{Answer, AnswerBody, Consistency, Origin, RequestBody};
+use atoll_base::{Revision, Rng, ShardId};
+use atoll_coord::{AnswerBody, Consistency, RequestBody};
 use atoll_machine::{KeyEnd, RangePage, RangeQuery, Reply};
 use bytes::Bytes;
 
+use super::agent::Caller;
 use super::desk::{Desk, Fate};
 use super::pursuit::{End, Pursuit};
 use super::{Around, jobs};
 use crate::check::importing::{self, Found, Imported};
-use crate::fabric::Token;
 use crate::history::{KeyNumber, Value};
 use crate::plant::Plant;
 use crate::value::{IMPORTED_FROM, LISTED, encode_key};
@@ -119,22 +119,6 @@ impl Importer {
         (!self.unseen.is_empty()).then(|| format!("an import stays at {noted} of {all} records"))
     }
 
-    pub(crate) fn on_timer(&mut self, token: Token, around: &mut Around<'_>) {
-        let fate = self.desk.on_timer(token, around);
-        self.settle(fate, around);
-    }
-
-    pub(crate) fn on_broken(&mut self, node: NodeId, origin: Origin, around: &mut Around<'_>) {
-        for fate in self.desk.on_broken(node, origin, around) {
-            self.settle(fate, around);
-        }
-    }
-
-    pub(crate) fn on_answer(&mut self, answer: Answer, around: &mut Around<'_>) {
-        let fate = self.desk.on_answer(answer, around);
-        self.settle(fate, around);
-    }
-
     /// A process begins, within so many milliseconds.
     fn begin(&mut self, within_ms: u64, around: &mut Around<'_>) {
         (self.read, self.doubtful) = (self.note.done, self.note.claimed);
@@ -153,32 +137,6 @@ impl Importer {
         }
         self.desk.abandon(around);
         self.begin(1_000, around);
-    }
-
-    fn settle(&mut self, fate: Fate<Job>, around: &mut Around<'_>) {
-        match fate {
-            Fate::Open => return,
-            Fate::Free(slot) => return self.next(slot, around),
-            Fate::Ended { slot, job, shard, end, .. } => {
-                match job {
-                    Job::Store(at) => self.stored(at, end, around),
-                    Job::Look { revision, found } => {
-                        self.looked((slot, shard), (revision, found), end, around);
-                    }
-                }
-                if self.desk.is_free(slot) {
-                    let think = around.shell.shape.think.as_micros() as u64;
-                    let delay = Duration::from_micros(self.rng.below(think));
-                    self.desk.set_timer(slot, delay, around);
-                }
-            }
-        }
-        if !self.is_closing && !self.open.is_empty() && self.rng.chance(1, 25) {
-            self.kill(around);
-        } else if self.has_failed && self.desk.is_idle() {
-            self.save(around);
-            self.begin(300, around);
-        }
     }
 
     /// Begins with another record, or looks at them when all are stored.
@@ -207,7 +165,7 @@ impl Importer {
             self.input[self.read].again += 1;
         }
         let body = jobs::store(shard, key, value, is_doubtful, around.shell.shape.padding_max);
-        around.record.imports.0 += 1;
+        around.record.others.0 += 1;
         self.open.insert(self.read);
         let job = Job::Store(self.read);
         self.read += 1;
@@ -221,7 +179,7 @@ impl Importer {
                 if let AnswerBody::Command(Reply::Txn { succeeded: true, .. }) = *body {
                     atoll_base::reached!("an import found a record where it belongs");
                 }
-                around.record.imports.1 += 1;
+                around.record.others.1 += 1;
                 self.open.remove(&at);
                 if self.rng.chance(1, 4) {
                     self.save(around);
@@ -294,5 +252,39 @@ impl Importer {
             it.again += item.again;
         }
         keys.into_values().collect()
+    }
+}
+
+impl Caller for Importer {
+    type Job = Job;
+
+    fn desk(&mut self) -> &mut Desk<Job> {
+        &mut self.desk
+    }
+
+    fn settle(&mut self, fate: Fate<Job>, around: &mut Around<'_>) {
+        match fate {
+            Fate::Open => return,
+            Fate::Free(slot) => return self.next(slot, around),
+            Fate::Ended { slot, job, shard, end, .. } => {
+                match job {
+                    Job::Store(at) => self.stored(at, end, around),
+                    Job::Look { revision, found } => {
+                        self.looked((slot, shard), (revision, found), end, around);
+                    }
+                }
+                if self.desk.is_free(slot) {
+                    let think = around.shell.shape.think.as_micros() as u64;
+                    let delay = Duration::from_micros(self.rng.below(think));
+                    self.desk.set_timer(slot, delay, around);
+                }
+            }
+        }
+        if !self.is_closing && !self.open.is_empty() && self.rng.chance(1, 25) {
+            self.kill(around);
+        } else if self.has_failed && self.desk.is_idle() {
+            self.save(around);
+            self.begin(300, around);
+        }
     }
 }

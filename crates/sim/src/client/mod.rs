@@ -9,10 +9,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use atoll_base::{NodeId, Revision, Rng, ShardId};
-use atoll_coord::{Answer, AnswerBody, Consistency, Origin, RequestBody};
+use atoll_base::{Revision, Rng, ShardId};
+use atoll_coord::{AnswerBody, Consistency, RequestBody};
 use atoll_machine::{RangePage, Reply};
 
+pub(crate) mod agent;
 pub(crate) mod appender;
 pub(crate) mod desk;
 pub(crate) mod holder;
@@ -24,10 +25,11 @@ pub(crate) mod record;
 mod scripted;
 pub(crate) mod watcher;
 
-use crate::fabric::{Fabric, Token};
+use crate::fabric::Fabric;
 use crate::history::{Call, Found, KeyNumber, Return};
 use crate::shell::Shell;
 use crate::value::KEYS_END;
+use agent::Caller;
 use desk::{Desk, Fate};
 use jobs::{Job, Scan, Then, bank};
 use pursuit::{End, Pursuit};
@@ -93,38 +95,6 @@ impl Client {
     ) {
         let deadline = around.fabric.now().after(within);
         self.desk.pursue(0, job, Pursuit::new(shard, body, deadline), around);
-    }
-
-    /// A timer rings.
-    pub(crate) fn on_timer(&mut self, token: Token, around: &mut Around<'_>) {
-        match self.desk.on_timer(token, around) {
-            Fate::Free(_) if self.is_closing => {}
-            Fate::Free(slot) => self.new_job(slot, around),
-            fate => self.settle(fate, around),
-        }
-    }
-
-    /// A stream broke.
-    pub(crate) fn on_broken(&mut self, node: NodeId, origin: Origin, around: &mut Around<'_>) {
-        for fate in self.desk.on_broken(node, origin, around) {
-            self.settle(fate, around);
-        }
-    }
-
-    /// An answer arrives.
-    pub(crate) fn on_answer(&mut self, answer: Answer, around: &mut Around<'_>) {
-        let fate = self.desk.on_answer(answer, around);
-        self.settle(fate, around);
-    }
-
-    fn settle(&mut self, fate: Fate<Job>, around: &mut Around<'_>) {
-        let Fate::Ended { slot, job, shard, end, .. } = fate else { return };
-        self.ended(slot, (job, shard), end, around);
-        if self.desk.is_free(slot) {
-            let think = around.shell.shape.think.as_micros() as u64;
-            let delay = Duration::from_micros(self.rng.below(2 * think));
-            self.desk.set_timer(slot, delay, around);
-        }
     }
 
     fn new_job(&mut self, slot: usize, around: &mut Around<'_>) {
@@ -340,6 +310,28 @@ impl Client {
         let now = around.fabric.now();
         let number = around.record.history.call(now, self.desk.number(), (shard, key), call);
         (Job::Transfer(number), body)
+    }
+}
+
+impl Caller for Client {
+    type Job = Job;
+
+    fn desk(&mut self) -> &mut Desk<Job> {
+        &mut self.desk
+    }
+
+    fn settle(&mut self, fate: Fate<Job>, around: &mut Around<'_>) {
+        let (slot, job, shard, end) = match fate {
+            Fate::Free(slot) if !self.is_closing => return self.new_job(slot, around),
+            Fate::Open | Fate::Free(_) => return,
+            Fate::Ended { slot, job, shard, end, .. } => (slot, job, shard, end),
+        };
+        self.ended(slot, (job, shard), end, around);
+        if self.desk.is_free(slot) {
+            let think = around.shell.shape.think.as_micros() as u64;
+            let delay = Duration::from_micros(self.rng.below(2 * think));
+            self.desk.set_timer(slot, delay, around);
+        }
     }
 }
 

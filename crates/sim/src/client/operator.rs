@@ -15,15 +15,15 @@ use atoll_base::{
 };
 use atoll_coord::catalog::{NextRecord, NodeRecord, Record, ShardRecord};
 use atoll_coord::plan::{self, BootstrapNode, KeyspaceSpec};
-use atoll_coord::{Answer, AnswerBody, Catalog, Consistency, Descriptor, Origin, RequestBody};
+use atoll_coord::{AnswerBody, Catalog, Consistency, Descriptor, RequestBody};
 use atoll_machine::{Command, KeyEnd, Op, PutOp, RangeQuery, Reply, TxnOp, TxnStep};
 use atoll_raft::{Member, Role};
 use bytes::Bytes;
 
 use super::Around;
+use super::agent::Caller;
 use super::desk::{Desk, Fate};
 use super::pursuit::{End, Pursuit};
-use crate::fabric::Token;
 use crate::script::{Change, Operating, Script};
 
 /// Time given to one step.
@@ -155,35 +155,6 @@ impl Operator {
         let busy = (!self.desk.is_idle()).then(|| "the operator is not done".to_owned());
         let founded = (!self.is_founded).then(|| "the catalog is not founded".to_owned());
         founded.or(owed).or(unsettled).or(busy)
-    }
-
-    pub(crate) fn on_timer(&mut self, token: Token, around: &mut Around<'_>) {
-        let fate = self.desk.on_timer(token, around);
-        self.settle(fate, around);
-    }
-
-    pub(crate) fn on_broken(&mut self, node: NodeId, origin: Origin, around: &mut Around<'_>) {
-        for fate in self.desk.on_broken(node, origin, around) {
-            self.settle(fate, around);
-        }
-    }
-
-    pub(crate) fn on_answer(&mut self, answer: Answer, around: &mut Around<'_>) {
-        let fate = self.desk.on_answer(answer, around);
-        self.settle(fate, around);
-    }
-
-    fn settle(&mut self, fate: Fate<Step>, around: &mut Around<'_>) {
-        match fate {
-            Fate::Open => return,
-            Fate::Free(_) => self.next(around),
-            Fate::Ended { job, shard, end, .. } => self.ended(job, shard, end, around),
-        }
-        if self.desk.is_free(0) {
-            let most = if self.is_closing { 50 } else { REST_MS };
-            let rest = Duration::from_millis(self.rng.range(1, most));
-            self.desk.set_timer(0, rest, around);
-        }
     }
 
     fn ask(&mut self, step: Step, pursuit: Pursuit, around: &mut Around<'_>) {
@@ -499,6 +470,27 @@ impl Operator {
         // Whatever becomes of the transaction: the group must follow what the catalog says then.
         self.unsettled.entry(shard).or_default().extend(gone);
         self.commit(txn, Next::Settle(Box::new(descriptor)), around);
+    }
+}
+
+impl Caller for Operator {
+    type Job = Step;
+
+    fn desk(&mut self) -> &mut Desk<Step> {
+        &mut self.desk
+    }
+
+    fn settle(&mut self, fate: Fate<Step>, around: &mut Around<'_>) {
+        match fate {
+            Fate::Open => return,
+            Fate::Free(_) => self.next(around),
+            Fate::Ended { job, shard, end, .. } => self.ended(job, shard, end, around),
+        }
+        if self.desk.is_free(0) {
+            let most = if self.is_closing { 50 } else { REST_MS };
+            let rest = Duration::from_millis(self.rng.range(1, most));
+            self.desk.set_timer(0, rest, around);
+        }
     }
 }
 

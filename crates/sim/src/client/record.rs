@@ -20,8 +20,8 @@ pub(crate) struct Record {
     pub(crate) sightings: Vec<Sighting>,
     pub(crate) rows: Vec<Row>,
     pub(crate) scans: u64,
-    /// Calls that stored records of an import, and how many of them were answered.
-    pub(crate) imports: (u64, u64),
+    /// Calls that the history does not keep, and how many of them were answered.
+    pub(crate) others: (u64, u64),
     pub(crate) violation: Option<Violation>,
     /// The last look at each shard: its revision and all its pairs.
     pub(crate) closed: BTreeMap<ShardId, (Revision, Vec<Pair>)>,

@@ -8,6 +8,7 @@ use atoll_coord::{Answer, AnswerBody, Origin, Request, RequestBody, Told, WatchE
 use atoll_machine::{EventKind, KeyEnd};
 
 use super::Around;
+use super::agent::Agent;
 use crate::check::effects::Effect;
 use crate::check::watching::Watcher;
 use crate::fabric::{Event, Packet, Token};
@@ -130,57 +131,6 @@ impl SimWatcher {
         }
     }
 
-    /// It heard nothing for a while, or waited long enough: it asks again.
-    pub(crate) fn on_timer(&mut self, token: Token, around: &mut Around<'_>) {
-        if token.number == self.timer {
-            self.ask(around);
-        }
-    }
-
-    pub(crate) fn on_broken(&mut self, origin: Origin, around: &mut Around<'_>) {
-        if self.call.is_some_and(|(_, o, _)| o == origin) {
-            self.call = None;
-            let delay = Duration::from_millis(self.rng.below(100));
-            self.set_timer(delay, around);
-        }
-    }
-
-    pub(crate) fn on_answer(&mut self, answer: Answer, around: &mut Around<'_>) {
-        if self.call.is_none_or(|(id, origin, _)| (id, origin) != (answer.id, answer.origin)) {
-            return;
-        }
-        let silence = Duration::from_millis(self.rng.range(SILENCE_MS.0, SILENCE_MS.1));
-        match answer.body {
-            Ok(AnswerBody::WatchStarted { from }) => {
-                self.following.get_or_insert_with(|| {
-                    Watcher::new(self.number, self.shard, self.keys.clone(), from)
-                });
-                self.set_timer(silence, around);
-            }
-            Ok(AnswerBody::Watch(batch)) => {
-                self.deliver(&batch, around);
-                self.give_credit(around);
-                self.set_timer(silence, around);
-            }
-            Ok(AnswerBody::WatchCompacted { compacted }) => {
-                atoll_base::reached!("a watcher fell behind the history");
-                self.past.extend(self.following.take());
-                self.start = Some(compacted);
-                self.call = None;
-                self.set_timer(Duration::from_millis(1), around);
-            }
-            Ok(other) => {
-                let what = format!("watcher {} was answered {other:?}", self.number);
-                around.record.report("answers", what);
-            }
-            Err(_) => {
-                self.call = None;
-                let delay = Duration::from_millis(self.rng.range(5, 100));
-                self.set_timer(delay, around);
-            }
-        }
-    }
-
     /// Tells the node that a batch was taken, so that it sends more.
     fn give_credit(&mut self, around: &mut Around<'_>) {
         let Some((watch, origin, node)) = self.call else { return };
@@ -224,5 +174,58 @@ impl SimWatcher {
             effects.push(Effect { revision: event.revision, key, value });
         }
         around.record.note(watcher.deliver(&effects, batch.through));
+    }
+}
+
+impl Agent for SimWatcher {
+    /// It heard nothing for a while, or waited long enough: it asks again.
+    fn on_timer(&mut self, token: Token, around: &mut Around<'_>) {
+        if token.number == self.timer {
+            self.ask(around);
+        }
+    }
+
+    fn on_broken(&mut self, _: NodeId, origin: Origin, around: &mut Around<'_>) {
+        if self.call.is_some_and(|(_, o, _)| o == origin) {
+            self.call = None;
+            let delay = Duration::from_millis(self.rng.below(100));
+            self.set_timer(delay, around);
+        }
+    }
+
+    fn on_answer(&mut self, answer: Answer, around: &mut Around<'_>) {
+        if self.call.is_none_or(|(id, origin, _)| (id, origin) != (answer.id, answer.origin)) {
+            return;
+        }
+        let silence = Duration::from_millis(self.rng.range(SILENCE_MS.0, SILENCE_MS.1));
+        match answer.body {
+            Ok(AnswerBody::WatchStarted { from }) => {
+                self.following.get_or_insert_with(|| {
+                    Watcher::new(self.number, self.shard, self.keys.clone(), from)
+                });
+                self.set_timer(silence, around);
+            }
+            Ok(AnswerBody::Watch(batch)) => {
+                self.deliver(&batch, around);
+                self.give_credit(around);
+                self.set_timer(silence, around);
+            }
+            Ok(AnswerBody::WatchCompacted { compacted }) => {
+                atoll_base::reached!("a watcher fell behind the history");
+                self.past.extend(self.following.take());
+                self.start = Some(compacted);
+                self.call = None;
+                self.set_timer(Duration::from_millis(1), around);
+            }
+            Ok(other) => {
+                let what = format!("watcher {} was answered {other:?}", self.number);
+                around.record.report("answers", what);
+            }
+            Err(_) => {
+                self.call = None;
+                let delay = Duration::from_millis(self.rng.range(5, 100));
+                self.set_timer(delay, around);
+            }
+        }
     }
 }

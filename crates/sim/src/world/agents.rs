@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use atoll_base::{NodeId, Revision, Rng, ShardId};
 use atoll_coord::{Answer, Origin};
 
+use crate::client::agent::Agent;
 use crate::client::appender::Appender;
 use crate::client::holder::Holder;
 use crate::client::importer::Importer;
@@ -106,41 +107,23 @@ impl Agents {
         busy.or(holders).or_else(operator).or_else(importer).or_else(appender)
     }
 
-    fn who(&mut self, number: u32) -> Who<'_> {
-        let mut place = number as usize;
-        if place < self.clients.len() {
-            return Who::Client(&mut self.clients[place]);
+    fn who(&mut self, number: u32) -> Option<&mut dyn Agent> {
+        let Self { clients, closers, watchers, holders, operator, importer, appender } = self;
+        fn listed<A: Agent>(agent: &mut A) -> &mut dyn Agent {
+            agent
         }
-        place -= self.clients.len();
-        if place < self.closers.len() {
-            return self.closers.values_mut().nth(place).map_or(Who::Nobody, Who::Client);
-        }
-        place -= self.closers.len();
-        if place < self.watchers.len() {
-            return Who::Watcher(&mut self.watchers[place]);
-        }
-        place -= self.watchers.len();
-        if place < self.holders.len() {
-            return Who::Holder(&mut self.holders[place]);
-        }
-        place -= self.holders.len();
-        let single = [
-            self.operator.as_mut().map(Who::Operator),
-            self.importer.as_mut().map(Who::Importer),
-            self.appender.as_mut().map(Who::Appender),
-        ];
-        single.into_iter().flatten().nth(place).unwrap_or(Who::Nobody)
+        let all = clients.iter_mut().map(listed);
+        let all = all.chain(closers.values_mut().map(listed));
+        let all = all.chain(watchers.iter_mut().map(listed));
+        let all = all.chain(holders.iter_mut().map(listed));
+        let all = all.chain(operator.iter_mut().map(listed));
+        let all = all.chain(importer.iter_mut().map(listed));
+        all.chain(appender.iter_mut().map(listed)).nth(number as usize)
     }
 
     pub(super) fn on_timer(&mut self, number: u32, token: Token, around: &mut Around<'_>) {
-        match self.who(number) {
-            Who::Client(client) => client.on_timer(token, around),
-            Who::Watcher(watcher) => watcher.on_timer(token, around),
-            Who::Holder(holder) => holder.on_timer(token, around),
-            Who::Operator(operator) => operator.on_timer(token, around),
-            Who::Importer(importer) => importer.on_timer(token, around),
-            Who::Appender(appender) => appender.on_timer(token, around),
-            Who::Nobody => {}
+        if let Some(agent) = self.who(number) {
+            agent.on_timer(token, around);
         }
     }
 
@@ -151,36 +134,14 @@ impl Agents {
         origin: Origin,
         around: &mut Around<'_>,
     ) {
-        match self.who(number) {
-            Who::Client(client) => client.on_broken(node, origin, around),
-            Who::Watcher(watcher) => watcher.on_broken(origin, around),
-            Who::Holder(holder) => holder.on_broken(node, origin, around),
-            Who::Operator(operator) => operator.on_broken(node, origin, around),
-            Who::Importer(importer) => importer.on_broken(node, origin, around),
-            Who::Appender(appender) => appender.on_broken(node, origin, around),
-            Who::Nobody => {}
+        if let Some(agent) = self.who(number) {
+            agent.on_broken(node, origin, around);
         }
     }
 
     pub(super) fn on_answer(&mut self, number: u32, answer: Answer, around: &mut Around<'_>) {
-        match self.who(number) {
-            Who::Client(client) => client.on_answer(answer, around),
-            Who::Watcher(watcher) => watcher.on_answer(answer, around),
-            Who::Holder(holder) => holder.on_answer(answer, around),
-            Who::Operator(operator) => operator.on_answer(answer, around),
-            Who::Importer(importer) => importer.on_answer(answer, around),
-            Who::Appender(appender) => appender.on_answer(answer, around),
-            Who::Nobody => {}
+        if let Some(agent) = self.who(number) {
+            agent.on_answer(answer, around);
         }
     }
-}
-
-enum Who<'a> {
-    Client(&'a mut Client),
-    Watcher(&'a mut SimWatcher),
-    Holder(&'a mut Holder),
-    Operator(&'a mut Operator),
-    Importer(&'a mut Importer),
-    Appender(&'a mut Appender),
-    Nobody,
 }

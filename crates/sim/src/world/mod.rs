@@ -30,7 +30,6 @@ use crate::check::Violation;
 use crate::check::liveness::Liveness;
 use crate::check::machines::Sample;
 use crate::client::Around;
-use crate::client::appender::Appender;
 use crate::client::record::Record;
 use crate::clock::NodeClock;
 use crate::errors;
@@ -383,11 +382,6 @@ impl World {
     /// The first violation, whoever found it.
     pub(crate) fn violation(&self) -> Option<&Violation> {
         self.observer.violation().or(self.record.violation.as_ref())
-    }
-
-    /// Calls of the clients of a list, and how many of them were answered.
-    pub(crate) fn list_counts(&self) -> Option<(u64, u64)> {
-        self.agents.appender.as_ref().map(Appender::counts)
     }
 
     pub(crate) fn network_counts(&self) -> NetworkCounts {
