@@ -144,11 +144,11 @@ impl Layer {
         }
     }
 
-    /// The newest changes of every tree that has any, each made when it is asked for.
-    pub(super) fn runs(&self) -> impl Iterator<Item = (Tree, Run)> + '_ {
+    /// The newest changes of every tree that has any.
+    pub(super) fn runs(&self) -> Vec<(Tree, Run)> {
         let trees: Vec<Tree> = self.read_state().trees.keys().copied().collect();
         let runs = trees.into_iter().map(|tree| (tree, self.run(tree)));
-        runs.filter(|(_, run)| !run.is_empty())
+        runs.filter(|(_, run)| !run.is_empty()).collect()
     }
 
     fn run(&self, tree: Tree) -> Run {
@@ -160,7 +160,7 @@ impl Layer {
         let has_tail = !changes.tail.is_empty();
         drop(state);
         if has_tail {
-            run = in_order(run);
+            sort(&mut run);
             // Of several changes of a key the last one counts.
             run.dedup_by(|later, kept| {
                 let is_same = later.0 == kept.0;
@@ -208,8 +208,8 @@ impl Layer {
 /// Sorts by key; changes of one key stay in their order. Keys lie all over the memory, so what
 /// nearly always tells two of them apart is looked up once for each: the bytes after those that all
 /// keys share.
-fn in_order(mut run: Run) -> Run {
-    let Some((first, _)) = run.first() else { return run };
+fn sort(run: &mut Run) {
+    let Some((first, _)) = run.first() else { return };
     let same = |a: &[u8], b: &[u8]| a.iter().zip(b).take_while(|(a, b)| a == b).count();
     let shared = run.iter().fold(first.len(), |shared, (key, _)| same(&first[..shared], key));
     let head = |key: &Bytes| {
@@ -223,7 +223,18 @@ fn in_order(mut run: Run) -> Run {
     order.sort_unstable_by(|a, b| {
         a.0.cmp(&b.0).then_with(|| (&run[a.1].0, a.1).cmp(&(&run[b.1].0, b.1)))
     });
-    order.into_iter().map(|(_, place)| std::mem::take(&mut run[place])).collect()
+    // In place, cycle by cycle: a layer's memory is not free yet when it is sorted.
+    for begin in 0..order.len() {
+        let mut to = begin;
+        loop {
+            let from = std::mem::replace(&mut order[to].1, to);
+            if from == begin || from == to {
+                break;
+            }
+            run.swap(to, from);
+            to = from;
+        }
+    }
 }
 
 impl State {
@@ -375,7 +386,8 @@ mod tests {
                     (Bytes::from(key), Some(Bytes::copy_from_slice(&n.to_be_bytes())))
                 })
                 .collect();
-            let sorted = in_order(run.clone());
+            let mut sorted = run.clone();
+            sort(&mut sorted);
             run.sort_by(|a, b| a.0.cmp(&b.0));
             assert_eq!(sorted, run, "round {round}");
         }

@@ -16,7 +16,7 @@ use atoll_base::checksum::crc32c;
 use atoll_base::codec::{DecodeError, Reader, Writer};
 use bytes::Bytes;
 
-use super::layer::Layer;
+use super::layer::{Layer, Run};
 use super::{Tree, WriteBatch};
 
 const FILE_NAME: &str = "redo";
@@ -56,10 +56,10 @@ impl RedoFile {
         Self { dir: dir.to_owned() }
     }
 
-    /// Writes `layer` as flush `number`; on return it survives a power loss. On failure the file
-    /// before stays, and nothing else takes room.
-    pub(super) fn write(&self, number: u64, layer: &Layer) -> io::Result<()> {
-        let written = self.write_or_leave(number, layer);
+    /// Writes the runs of a layer as flush `number`; on return it survives a power loss. On failure
+    /// the file before stays, and nothing else takes room.
+    pub(super) fn write(&self, number: u64, runs: &[(Tree, Run)]) -> io::Result<()> {
+        let written = self.write_or_leave(number, runs);
         if written.is_err() {
             // It is full, most likely: make room, as far as that goes.
             let _ = fs::remove_file(self.dir.join(UNFINISHED_NAME));
@@ -72,7 +72,7 @@ impl RedoFile {
         self.dir.join(FILE_NAME).try_exists()
     }
 
-    fn write_or_leave(&self, number: u64, layer: &Layer) -> io::Result<()> {
+    fn write_or_leave(&self, number: u64, runs: &[(Tree, Run)]) -> io::Result<()> {
         let unfinished = self.dir.join(UNFINISHED_NAME);
         let file = File::create(&unfinished)?;
         let mut blocks =
@@ -80,9 +80,10 @@ impl RedoFile {
         let mut head = Writer::with_capacity(32);
         head.raw(MAGIC).u8(VERSION).u64_fixed(number);
         blocks.write(&head.finish())?;
-        for (tree, run) in layer.runs() {
+        for (tree, run) in runs {
+            let tree = *tree;
             let mut w = start_of_block(tree);
-            for (key, value) in &run {
+            for (key, value) in run {
                 w.bytes(key);
                 match value {
                     None => w.u8(0),

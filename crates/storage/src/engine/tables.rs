@@ -23,7 +23,7 @@ use fjall::{
     Snapshot,
 };
 
-use super::layer::Layer;
+use super::layer::{Layer, Run};
 use super::persisted::PersistedMark;
 use super::redo::{RedoError, RedoFile};
 use super::rows::{Moment, Rows};
@@ -186,7 +186,7 @@ impl Tables {
         let mut flushes = self.flushes();
         match number.checked_sub(flushes.persisted.count()) {
             Some(0) => {}
-            Some(1) => self.take_in(&layer, &mut flushes)?,
+            Some(1) => self.take_in(layer.runs(), &mut flushes)?,
             _ => {
                 let count = flushes.persisted.count();
                 let reason = format!("redo file of flush {number} stands beside flush {count}");
@@ -200,20 +200,21 @@ impl Tables {
     /// error the same layer must come again.
     pub(super) fn flush(&self, layer: &Layer) -> Result<(), EngineError> {
         let mut flushes = self.flushes();
+        let runs = layer.runs();
         if !flushes.has_redo {
-            self.redo.write(flushes.next(), layer).map_err(|e| io_error("flush", e))?;
+            self.redo.write(flushes.next(), &runs).map_err(|e| io_error("flush", e))?;
             flushes.has_redo = true;
         }
-        self.take_in(layer, &mut flushes)?;
+        self.take_in(runs, &mut flushes)?;
         self.redo.remove().map_err(|e| io_error("flush", e))
     }
 
-    fn take_in(&self, layer: &Layer, flushes: &mut Flushes) -> Result<(), EngineError> {
+    fn take_in(&self, runs: Vec<(Tree, Run)>, flushes: &mut Flushes) -> Result<(), EngineError> {
         // Fails if one of the library's threads met an error: then nothing is begun.
         self.db.persist(PersistMode::Buffer).map_err(|e| error("flush", e))?;
         let wait_until = Instant::now() + RUNS_WAIT_MAX;
         self.stretches.flush_begins();
-        for (tree, run) in layer.runs() {
+        for (tree, run) in runs {
             if flushes.taken.contains(&tree) {
                 continue;
             }
@@ -335,7 +336,7 @@ impl Tables {
         if !self.redo.exists().map_err(|e| io_error("drop", e))? {
             return Ok(());
         }
-        self.redo.write(flushes.next(), layer).map_err(|e| io_error("drop", e))
+        self.redo.write(flushes.next(), &layer.runs()).map_err(|e| io_error("drop", e))
     }
 
     pub(super) fn disk_bytes(&self) -> Result<u64, EngineError> {

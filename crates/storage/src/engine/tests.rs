@@ -389,7 +389,7 @@ fn interrupted_flush(dir: &std::path::Path) -> super::layer::Layer {
     drop(engine);
     let layer = super::layer::Layer::default();
     layer.write(both("2"));
-    super::redo::RedoFile::new(dir).write(2, &layer).unwrap();
+    super::redo::RedoFile::new(dir).write(2, &layer.runs()).unwrap();
     layer
 }
 
@@ -475,7 +475,7 @@ fn a_redo_file_of_a_flush_that_ended_is_removed() {
     let dir = tempfile::tempdir().unwrap();
     let layer = interrupted_flush(dir.path());
     drop(FjallEngine::open(dir.path(), tiny()).unwrap());
-    super::redo::RedoFile::new(dir.path()).write(2, &layer).unwrap();
+    super::redo::RedoFile::new(dir.path()).write(2, &layer.runs()).unwrap();
     assert_eq!(values(&FjallEngine::open(dir.path(), tiny()).unwrap()), AFTER);
     assert!(!dir.path().join("redo").exists());
 }
