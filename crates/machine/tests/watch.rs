@@ -346,6 +346,39 @@ fn starts_at_the_compact_revision_or_ends(ring_bytes_max: u64) {
     assert_eq!(end, Poll::Ended(WatchEnd::Compacted { compact_revision }));
 }
 
+/// W1: what was there before is told of all events, also of those that nobody wanted it of when
+/// they happened, and that memory has without.
+#[test]
+fn what_was_before_is_told_of_what_happened_before_anybody_asked() {
+    let mut world = World::new(WatchLimits::default());
+    let told = |world: &mut World, id, from| {
+        let request = WatchRequest {
+            start: Bytes::from("a"),
+            from: Some(Revision(from)),
+            prev_kv: true,
+            ..WatchRequest::default()
+        };
+        world.hub.register(WatchId(id), request, &world.replica.machine).unwrap();
+        let events = world.poll(id).events;
+        let previous = events.into_iter().map(|event| (event.revision.0, event.previous));
+        previous.map(|(revision, record)| (revision, record.map(|r| r.value))).collect::<Vec<_>>()
+    };
+    let value = |value| Some(Bytes::from_static(value));
+    world.run(Op::Put(put("a", "1")));
+    world.run(Op::Put(put("a", "2")));
+    let first = [(2, None), (3, value(b"1"))];
+    assert_eq!(told(&mut world, 1, 2), first);
+    world.run(Op::Put(put("a", "3")));
+    let second = [(3, value(b"1")), (4, value(b"2"))];
+    assert_eq!(told(&mut world, 2, 3), second);
+    world.hub.cancel(WatchId(1));
+    world.hub.cancel(WatchId(2));
+    world.run(Op::Put(put("a", "4")));
+    world.watch(3, "a", Some(2));
+    assert_eq!(world.poll(3).events.len(), 4);
+    assert_eq!(told(&mut world, 4, 4), [(4, value(b"2")), (5, value(b"3"))]);
+}
+
 /// W2: a transaction comes whole, or in marked pieces to who takes them.
 #[test]
 fn a_revision_is_split_only_on_demand() {

@@ -7,7 +7,7 @@ use atoll_storage::{Direction, Engine, Tree};
 use bytes::Bytes;
 
 use super::index::WatchIndex;
-use super::ring::EventRing;
+use super::ring::{EventRing, Previous};
 use crate::error::MachineError;
 use crate::event::{Event, EventKind};
 use crate::keys::{borrowed, parse_change_key};
@@ -133,6 +133,8 @@ pub struct WatchHub {
     watchers: BTreeMap<WatchId, Watcher>,
     index: WatchIndex,
     queue: VecDeque<WatchId>,
+    /// Watchers that want to know what was there before.
+    want_previous: usize,
 }
 
 impl WatchHub {
@@ -147,6 +149,7 @@ impl WatchHub {
             watchers: BTreeMap::new(),
             index: WatchIndex::default(),
             queue: VecDeque::new(),
+            want_previous: 0,
         }
     }
 
@@ -204,6 +207,7 @@ impl WatchHub {
         let is_queued = next.is_some();
         let is_late = is_queued && from < machine.compact_revision();
         let told = Revision::ZERO;
+        self.want_previous += usize::from(request.prev_kv);
         self.watchers.insert(id, Watcher { request, from, told, next, is_queued, is_late });
         if is_queued {
             self.queue.push_back(id);
@@ -215,12 +219,17 @@ impl WatchHub {
     pub fn cancel(&mut self, id: WatchId) {
         if let Some(watcher) = self.watchers.remove(&id) {
             self.index.remove(id, &watcher.request.start, &watcher.request.end);
+            self.want_previous -= usize::from(watcher.request.prev_kv);
         }
     }
 
     /// Takes in what a batch of the machine changed. `through` is the machine's revision after it;
     /// the engine has it written.
     pub fn feed(&mut self, events: Vec<Event>, through: Revision) {
+        let previous = match self.want_previous {
+            0 => Previous::Unwanted,
+            _ => Previous::Wanted,
+        };
         for event in events {
             let (revision, before) = (event.revision, self.through);
             assert!(revision > before, "event at revision {revision} fed after {before}");
@@ -233,7 +242,7 @@ impl WatchHub {
                     queue.push_back(id);
                 }
             });
-            self.ring.push(event);
+            self.ring.push(event, previous);
         }
         self.through = self.through.max(through);
         let bytes_max = self.limits.ring_bytes_max;
@@ -294,7 +303,11 @@ impl WatchHub {
             let through = self.through.max(watcher.told);
             return Ok(Poll::Batch(WatchBatch { through, ..WatchBatch::default() }));
         };
-        let is_in_ring = next.0 >= self.ring.first();
+        let first = match watcher.request.prev_kv {
+            true => self.ring.first_with_previous(),
+            false => self.ring.first(),
+        };
+        let is_in_ring = next.0 >= first;
         let compact_revision = machine.compact_revision();
         if watcher.is_late || (!is_in_ring && next.0 < compact_revision) {
             self.cancel(id);

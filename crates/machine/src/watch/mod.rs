@@ -1,8 +1,10 @@
 //! Watches: every change of a range of keys, in order, each once, from any revision that is kept.
 //!
 //! Nothing is copied per watcher. Events of apply go once into a ring of recent ones, bounded by
-//! bytes; behind the ring lie the change records in the engine, from the compact revision on. A
-//! watcher is a cursor into that one history:
+//! bytes; behind the ring lie the change records in the engine, from the compact revision on. What
+//! was there before an event has to be copied for the ring, and is only while some watcher wants to
+//! know it; who comes later and wants it, too, reads the engine. A watcher is a cursor into that
+//! one history:
 //!
 //! ```text
 //!   compact            ring's first        through

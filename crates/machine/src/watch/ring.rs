@@ -7,6 +7,13 @@ use bytes::Bytes;
 
 use crate::event::Event;
 
+/// Whether a watcher asked for what was there before an event.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Previous {
+    Wanted,
+    Unwanted,
+}
+
 /// Whole revisions, oldest first.
 #[derive(Debug)]
 pub(super) struct EventRing {
@@ -14,11 +21,13 @@ pub(super) struct EventRing {
     bytes: u64,
     /// Every event from this revision on is here.
     first: Revision,
+    /// From this revision on with what was there before, as far as events are here.
+    previous_from: Revision,
 }
 
 impl EventRing {
     pub(super) fn new(first: Revision) -> Self {
-        Self { events: VecDeque::new(), bytes: 0, first }
+        Self { events: VecDeque::new(), bytes: 0, first, previous_from: first }
     }
 
     /// Every event from this revision on is here.
@@ -26,15 +35,28 @@ impl EventRing {
         self.first
     }
 
+    /// Every event from this revision on is here, and what was there before it.
+    pub(super) fn first_with_previous(&self) -> Revision {
+        self.first.max(self.previous_from)
+    }
+
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Adds an event; its revision is not below those before it.
-    pub(super) fn push(&mut self, mut event: Event) {
-        if let Some(previous) = &mut event.previous {
+    /// Adds an event; its revision is not below those before it. Keeps what was there before only
+    /// if somebody wants to know: it has to be copied.
+    pub(super) fn push(&mut self, mut event: Event, previous: Previous) {
+        match (&mut event.previous, previous) {
+            (None, _) => {}
             // As the engine gave it, it keeps all that lies beside it there.
-            previous.value = Bytes::copy_from_slice(&previous.value);
+            (Some(record), Previous::Wanted) => {
+                record.value = Bytes::copy_from_slice(&record.value);
+            }
+            (before, Previous::Unwanted) => {
+                *before = None;
+                self.previous_from = event.revision.next();
+            }
         }
         self.bytes += event.cost();
         self.events.push_back(event);
