@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use atoll_base::Code;
 use bytes::Bytes;
 
-use super::read::{Visit, read_range, visit};
+use super::read::{Found, Visit, read_range, visit};
 use super::write::{Changes, KvBatch, check_ignores};
 use super::{Stop, check_covers, check_readable, refuse};
 use crate::command::{Compare, CompareTarget, TxnOp, TxnStep};
@@ -16,6 +16,29 @@ use crate::query::KeyEnd;
 use crate::record::Record;
 use crate::refusal::DUPLICATE_KEY;
 use crate::reply::{Reply, TxnResult};
+
+/// Keys of compares whose versions are kept for the steps.
+const LOOKED_UP_MAX: usize = 8;
+
+/// What compares looked up, the first few of them: mostly what a step is about to replace.
+#[derive(Default)]
+struct LookedUp<'t> {
+    keys: Vec<(&'t Bytes, Option<Found>)>,
+}
+
+impl<'t> LookedUp<'t> {
+    fn keep(&mut self, key: &'t Bytes, found: Option<Found>) {
+        if self.keys.len() < LOOKED_UP_MAX {
+            self.keys.push((key, found));
+        }
+    }
+
+    /// What `key` had before the transaction, if that was looked up.
+    fn take(&mut self, key: &Bytes) -> Option<Option<Found>> {
+        let at = self.keys.iter().position(|(other, _)| *other == key)?;
+        Some(self.keys.swap_remove(at).1)
+    }
+}
 
 /// The side of a transaction that is done.
 struct Chosen<'t> {
@@ -37,37 +60,40 @@ impl KvBatch<'_> {
         }
         touched(&txn.then)?;
         touched(&txn.otherwise)?;
-        let chosen = self.choose(&txn)?;
+        let mut looked_up = LookedUp::default();
+        let chosen = self.choose(&txn, &mut looked_up)?;
         self.check_chosen(&chosen)?;
         let mut changes = self.changes();
-        let results = self.do_steps(&chosen, &mut changes)?;
+        let results = self.do_steps(&chosen, &mut looked_up, &mut changes)?;
         let revision = self.commit(&changes);
         Ok(Reply::Txn { revision, succeeded: chosen.succeeded, results })
     }
 
     /// Evaluates the compares of `txn` and of what it leads to.
-    fn choose<'t>(&self, txn: &'t TxnOp) -> Result<Chosen<'t>, Stop> {
+    fn choose<'t>(&self, txn: &'t TxnOp, looked_up: &mut LookedUp<'t>) -> Result<Chosen<'t>, Stop> {
         let mut succeeded = true;
         for compare in &txn.compares {
             // No short cut: a compare that must be refused is refused whatever stands before it.
-            succeeded &= self.holds(compare)?;
+            succeeded &= self.holds(compare, looked_up)?;
         }
         let steps = if succeeded { &txn.then } else { &txn.otherwise };
         let mut chosen = Vec::with_capacity(steps.len());
         for step in steps {
             chosen.push(match step {
-                TxnStep::Txn(txn) => ChosenStep::Txn(self.choose(txn)?),
+                TxnStep::Txn(txn) => ChosenStep::Txn(self.choose(txn, looked_up)?),
                 plain => ChosenStep::Plain(plain),
             });
         }
         Ok(Chosen { succeeded, steps: chosen })
     }
 
-    fn holds(&self, compare: &Compare) -> Result<bool, Stop> {
+    fn holds<'t>(&self, compare: &'t Compare, looked_up: &mut LookedUp<'t>) -> Result<bool, Stop> {
         check_covers(&self.scope, &compare.key, &compare.end)?;
         if compare.end == KeyEnd::Single {
             let found = self.current(&compare.key)?;
-            return Ok(satisfied(compare, found.as_ref().map(|found| &found.record)));
+            let holds = satisfied(compare, found.as_ref().map(|found| &found.record));
+            looked_up.keep(&compare.key, found);
+            return Ok(holds);
         }
         let limit = self.limits.scan_keys_max;
         let (mut seen, mut holds) = (0_u64, true);
@@ -131,6 +157,7 @@ impl KvBatch<'_> {
     fn do_steps(
         &mut self,
         chosen: &Chosen<'_>,
+        looked_up: &mut LookedUp<'_>,
         changes: &mut Changes,
     ) -> Result<Vec<TxnResult>, MachineError> {
         let mut results = Vec::with_capacity(chosen.steps.len());
@@ -138,9 +165,9 @@ impl KvBatch<'_> {
             results.push(match step {
                 ChosenStep::Txn(inner) => TxnResult::Txn {
                     succeeded: inner.succeeded,
-                    results: self.do_steps(inner, changes)?,
+                    results: self.do_steps(inner, looked_up, changes)?,
                 },
-                ChosenStep::Plain(step) => self.do_step(step, changes)?,
+                ChosenStep::Plain(step) => self.do_step(step, looked_up, changes)?,
             });
         }
         Ok(results)
@@ -149,6 +176,7 @@ impl KvBatch<'_> {
     fn do_step(
         &mut self,
         step: &TxnStep,
+        looked_up: &mut LookedUp<'_>,
         changes: &mut Changes,
     ) -> Result<TxnResult, MachineError> {
         // A put never meets what the same transaction wrote (`touched`), and deletes only shrink
@@ -159,7 +187,10 @@ impl KvBatch<'_> {
         };
         Ok(match step {
             TxnStep::Put(put) => {
-                let old = self.current(&put.key)?;
+                let old = match looked_up.take(&put.key) {
+                    Some(found) => found,
+                    None => self.current(&put.key)?,
+                };
                 TxnResult::Put { previous: self.do_put(put.clone(), old, changes) }
             }
             TxnStep::Delete(delete) => {
