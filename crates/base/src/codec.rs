@@ -53,6 +53,12 @@ impl Writer {
         Self { out: Vec::with_capacity(capacity) }
     }
 
+    /// Writes behind what `out` holds.
+    #[must_use]
+    pub fn onto(out: Vec<u8>) -> Self {
+        Self { out }
+    }
+
     /// One byte.
     pub fn u8(&mut self, v: u8) -> &mut Self {
         self.out.push(v);

@@ -21,6 +21,12 @@ impl KeyWriter {
         Self { out: Vec::with_capacity(capacity) }
     }
 
+    /// Writes behind what `out` holds.
+    #[must_use]
+    pub fn onto(out: Vec<u8>) -> Self {
+        Self { out }
+    }
+
     /// One byte, usually a tag that parts key spaces from each other.
     #[must_use]
     pub fn u8(mut self, v: u8) -> Self {
@@ -51,11 +57,11 @@ impl KeyWriter {
     /// A byte string that other parts may follow.
     #[must_use]
     pub fn string(mut self, v: &[u8]) -> Self {
-        for &byte in v {
-            self.out.push(byte);
-            if byte == 0 {
-                self.out.push(0xff);
-            }
+        let mut parts = v.split(|byte| *byte == 0);
+        self.out.extend_from_slice(parts.next().unwrap_or_default());
+        for part in parts {
+            self.out.extend_from_slice(&[0, 0xff]);
+            self.out.extend_from_slice(part);
         }
         self.out.extend_from_slice(&[0, 1]);
         self

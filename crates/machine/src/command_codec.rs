@@ -240,7 +240,12 @@ fn decode_list<T>(
     if count > r.remaining() as u64 {
         return Err(unknown(what, count));
     }
-    (0..count).map(|_| item(r)).collect()
+    // Most lists have one item, and are short.
+    let mut list = Vec::with_capacity(count.min(16) as usize);
+    for _ in 0..count {
+        list.push(item(r)?);
+    }
+    Ok(list)
 }
 
 fn encode_compare(compare: &Compare, w: &mut Writer) {

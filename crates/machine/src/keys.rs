@@ -93,7 +93,13 @@ impl Scope {
     }
 
     pub(crate) fn change_key(&self, revision: Revision, sub: u32) -> Vec<u8> {
-        self.meta(CHANGE).u64(revision.0).u32(sub).finish()
+        self.write_change_key(revision, sub, Vec::with_capacity(24))
+    }
+
+    /// Appends what [`Scope::change_key`] gives.
+    pub(crate) fn write_change_key(&self, revision: Revision, sub: u32, out: Vec<u8>) -> Vec<u8> {
+        let key = KeyWriter::onto(out).u64(self.shard.0).u8(CHANGE);
+        key.u64(revision.0).u32(sub).finish()
     }
 
     /// The changes from `(revision, sub)` up to and without revision `end`.
@@ -193,7 +199,12 @@ impl Scope {
 
 /// Where version `revision` of `key` lies once it is superseded; newer versions sort first.
 pub(crate) fn history_key(key: &[u8], revision: Revision) -> Vec<u8> {
-    KeyWriter::with_capacity(key.len() + 12).string(key).u64_desc(revision.0).finish()
+    write_history_key(key, revision, Vec::with_capacity(key.len() + 12))
+}
+
+/// Appends what [`history_key`] gives.
+pub(crate) fn write_history_key(key: &[u8], revision: Revision, out: Vec<u8>) -> Vec<u8> {
+    KeyWriter::onto(out).string(key).u64_desc(revision.0).finish()
 }
 
 /// Takes a history key apart.

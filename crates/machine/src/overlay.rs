@@ -9,10 +9,76 @@ use std::ops::Bound;
 
 use atoll_storage::engine::Scan;
 use atoll_storage::{Direction, Engine, EngineError, ReadView, Tree, WriteBatch};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 type Bounds<'k> = (Bound<&'k [u8]>, Bound<&'k [u8]>);
-type Changes = BTreeMap<Bytes, Option<Bytes>>;
+type Change = (Bytes, Option<Bytes>);
+
+/// What was written to one tree. As long as nobody reads it, it stays in the order of writing: of
+/// what most commands write nearly all is for later.
+#[derive(Default)]
+struct Changes {
+    unread: Vec<Change>,
+    /// All of it, once it was read.
+    sorted: OnceCell<BTreeMap<Bytes, Option<Bytes>>>,
+}
+
+impl Changes {
+    fn set(&mut self, key: Bytes, value: Option<Bytes>) {
+        match self.sorted.get_mut() {
+            Some(sorted) => drop(sorted.insert(key, value)),
+            None => self.unread.push((key, value)),
+        }
+    }
+
+    fn sorted(&self) -> &BTreeMap<Bytes, Option<Bytes>> {
+        // Of several changes of a key the last one counts.
+        self.sorted.get_or_init(|| self.unread.iter().cloned().collect())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.unread.is_empty() && self.sorted.get().is_none_or(BTreeMap::is_empty)
+    }
+
+    /// At most this many.
+    fn len(&self) -> usize {
+        self.sorted.get().map_or(self.unread.len(), BTreeMap::len)
+    }
+
+    /// In an order in which the last change of a key comes after those before it.
+    fn into_changes(self) -> impl Iterator<Item = Change> {
+        let (sorted, unread) = match self.sorted.into_inner() {
+            Some(sorted) => (sorted, Vec::new()),
+            None => (BTreeMap::new(), self.unread),
+        };
+        unread.into_iter().chain(sorted)
+    }
+}
+
+/// The first block of a batch's own bytes, each twice as large as the one before, up to the last.
+const BLOCK_BYTES_MIN: usize = 1 << 10;
+const BLOCK_BYTES_MAX: usize = 32 << 10;
+/// What is larger has memory of its own.
+const SHARED_BYTES_MAX: usize = 4 << 10;
+
+/// Memory for keys and values that a batch makes: they are needed together, and not for long.
+#[derive(Default)]
+struct Blocks {
+    free: BytesMut,
+    next_bytes: usize,
+}
+
+impl Blocks {
+    fn keep(&mut self, bytes: &[u8]) -> Bytes {
+        if self.free.capacity() < bytes.len() {
+            let size = self.next_bytes.max(BLOCK_BYTES_MIN).max(bytes.len());
+            self.free = BytesMut::with_capacity(size);
+            self.next_bytes = (2 * size).min(BLOCK_BYTES_MAX);
+        }
+        self.free.extend_from_slice(bytes);
+        self.free.split().freeze()
+    }
+}
 
 /// What reads go to: an engine's view, or a view with a batch's own writes over it.
 pub(crate) trait Reads {
@@ -38,6 +104,9 @@ pub(crate) struct Overlay<'e> {
     meta: Changes,
     current: Changes,
     history: Changes,
+    blocks: Blocks,
+    /// Where keys and values are put together.
+    buffer: Vec<u8>,
 }
 
 impl<'e> Overlay<'e> {
@@ -45,10 +114,23 @@ impl<'e> Overlay<'e> {
         Self {
             engine,
             view: OnceCell::new(),
-            meta: Changes::new(),
-            current: Changes::new(),
-            history: Changes::new(),
+            meta: Changes::default(),
+            current: Changes::default(),
+            history: Changes::default(),
+            blocks: Blocks::default(),
+            buffer: Vec::new(),
         }
+    }
+
+    /// A key or a value for [`Overlay::put`] of at most about so many bytes, in memory that it
+    /// shares with others of the batch, unless it is large.
+    pub(crate) fn made(&mut self, about: usize, make: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Bytes {
+        if about > SHARED_BYTES_MAX {
+            return Bytes::from(make(Vec::with_capacity(about)));
+        }
+        self.buffer.clear();
+        self.buffer = make(std::mem::take(&mut self.buffer));
+        self.blocks.keep(&self.buffer)
     }
 
     fn changes(&self, tree: Tree) -> &Changes {
@@ -68,20 +150,20 @@ impl<'e> Overlay<'e> {
     }
 
     pub(crate) fn put(&mut self, tree: Tree, key: impl Into<Bytes>, value: impl Into<Bytes>) {
-        self.changes_mut(tree).insert(key.into(), Some(value.into()));
+        self.changes_mut(tree).set(key.into(), Some(value.into()));
     }
 
     pub(crate) fn delete(&mut self, tree: Tree, key: impl Into<Bytes>) {
-        self.changes_mut(tree).insert(key.into(), None);
+        self.changes_mut(tree).set(key.into(), None);
     }
 
-    /// The writes as one engine batch, each key once.
+    /// The writes as one engine batch.
     pub(crate) fn into_batch(self, current: Tree, history: Tree) -> WriteBatch {
         let changes = self.current.len() + self.history.len() + self.meta.len();
         let mut batch = WriteBatch::with_capacity(changes);
         let trees = [(current, self.current), (history, self.history), (Tree::Meta, self.meta)];
         for (tree, changes) in trees {
-            for (key, value) in changes {
+            for (key, value) in changes.into_changes() {
                 match value {
                     Some(value) => batch.put(tree, key, value),
                     None => batch.delete(tree, key),
@@ -94,7 +176,9 @@ impl<'e> Overlay<'e> {
 
 impl Reads for Overlay<'_> {
     fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        match self.changes(tree).get(key) {
+        let changes = self.changes(tree);
+        let change = if changes.is_empty() { None } else { changes.sorted().get(key) };
+        match change {
             Some(value) => Ok(value.clone()),
             None => self.engine.get(tree, key),
         }
@@ -107,7 +191,7 @@ impl Reads for Overlay<'_> {
         if changes.is_empty() || is_empty(&range) {
             return below;
         }
-        let over = changes.range::<[u8], _>(range);
+        let over = changes.sorted().range::<[u8], _>(range);
         Box::new(MergedScan { below: below.peekable(), over, waiting: None, direction })
     }
 }

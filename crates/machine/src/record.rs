@@ -54,8 +54,9 @@ const TOMBSTONE: u8 = 2;
 pub(crate) const TOMBSTONE_BYTES: &[u8] = &[VERSION | TOMBSTONE];
 
 impl Record {
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut w = Writer::with_capacity(self.value.len() + 24);
+    /// Appends the record's bytes.
+    pub(crate) fn encode(&self, out: Vec<u8>) -> Vec<u8> {
+        let mut w = Writer::onto(out);
         w.u8(VERSION | if self.lease.is_some() { WITH_LEASE } else { 0 });
         w.varint(self.mod_revision.0);
         w.varint(self.mod_revision.0 - self.create_revision.0);

@@ -24,8 +24,9 @@ pub(crate) struct ChangeRecord {
 const VERSION: u8 = 0x10;
 
 impl ChangeRecord {
-    pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut w = Writer::with_capacity(self.key.len() + 10);
+    /// Appends the record's bytes.
+    pub(crate) fn encode(&self, out: Vec<u8>) -> Vec<u8> {
+        let mut w = Writer::onto(out);
         // Revisions of versions are never 0.
         w.u8(VERSION | self.kind as u8).varint(self.previous.map_or(0, |r| r.0)).raw(&self.key);
         w.finish()

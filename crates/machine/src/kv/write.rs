@@ -10,7 +10,7 @@ use crate::command::{DeleteOp, PutOp};
 use crate::counters::Counters;
 use crate::error::MachineError;
 use crate::event::{Event, EventKind};
-use crate::keys::{Scope, borrowed, history_key, parse_attached_key};
+use crate::keys::{Scope, borrowed, history_key, parse_attached_key, write_history_key};
 use crate::lease::{LeaseTable, attached_cost};
 use crate::limits::MachineLimits;
 use crate::lock::Marks;
@@ -212,7 +212,7 @@ impl<'a> KvBatch<'a> {
                 _ => value,
             },
         };
-        let bytes = Bytes::from(record.encode());
+        let bytes = self.overlay.made(record.value.len() + 24, |out| record.encode(out));
         self.overlay.put(self.scope.current(), key.clone(), bytes);
         self.attach(&key, before, Some(&record));
         let old = self.supersede(&key, old);
@@ -258,7 +258,9 @@ impl<'a> KvBatch<'a> {
     /// Moves a version to history.
     fn supersede(&mut self, key: &[u8], old: Option<Found>) -> Option<Record> {
         let Found { bytes, record } = old?;
-        self.overlay.put(self.scope.history(), history_key(key, record.mod_revision), bytes);
+        let version = record.mod_revision;
+        let place = self.overlay.made(key.len() + 12, |out| write_history_key(key, version, out));
+        self.overlay.put(self.scope.history(), place, bytes);
         Some(record)
     }
 
@@ -266,8 +268,10 @@ impl<'a> KvBatch<'a> {
     fn note(&mut self, kind: ChangeKind, key: &Bytes, old: Option<&Record>, changes: &mut Changes) {
         let previous = old.map(|old| old.mod_revision);
         let change = ChangeRecord { kind, previous, key: key.clone() };
-        let place = self.scope.change_key(changes.revision, changes.count);
-        self.overlay.put(Tree::Meta, place, change.encode());
+        let (revision, sub) = (changes.revision, changes.count);
+        let place = self.overlay.made(24, |out| self.scope.write_change_key(revision, sub, out));
+        let change = self.overlay.made(key.len() + 12, |out| change.encode(out));
+        self.overlay.put(Tree::Meta, place, change);
         changes.count += 1;
     }
 

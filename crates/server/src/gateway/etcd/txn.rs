@@ -50,7 +50,13 @@ fn decode_steps(ops: Vec<pb::RequestOp>) -> (Vec<TxnStep>, Vec<Step>) {
             }
         })
     };
-    ops.into_iter().filter_map(step).unzip()
+    // An iterator that leaves some out does not say how many there are, and most have one.
+    let (mut steps, mut outline) = (Vec::with_capacity(ops.len()), Vec::with_capacity(ops.len()));
+    for (step, outlined) in ops.into_iter().filter_map(step) {
+        steps.push(step);
+        outline.push(outlined);
+    }
+    (steps, outline)
 }
 
 fn decode_compare(wire: pb::Compare) -> Compare {
