@@ -17,26 +17,24 @@ use crate::record::Record;
 use crate::refusal::DUPLICATE_KEY;
 use crate::reply::{Reply, TxnResult};
 
-/// Keys of compares whose versions are kept for the steps.
-const LOOKED_UP_MAX: usize = 8;
-
 /// What compares looked up, the first few of them: mostly what a step is about to replace.
 #[derive(Default)]
 struct LookedUp<'t> {
-    keys: Vec<(&'t Bytes, Option<Found>)>,
+    keys: [Option<(&'t Bytes, Option<Found>)>; 4],
 }
 
 impl<'t> LookedUp<'t> {
     fn keep(&mut self, key: &'t Bytes, found: Option<Found>) {
-        if self.keys.len() < LOOKED_UP_MAX {
-            self.keys.push((key, found));
+        if let Some(free) = self.keys.iter_mut().find(|place| place.is_none()) {
+            *free = Some((key, found));
         }
     }
 
     /// What `key` had before the transaction, if that was looked up.
     fn take(&mut self, key: &Bytes) -> Option<Option<Found>> {
-        let at = self.keys.iter().position(|(other, _)| *other == key)?;
-        Some(self.keys.swap_remove(at).1)
+        let mut places = self.keys.iter_mut();
+        let place = places.find(|place| place.as_ref().is_some_and(|(other, _)| *other == key))?;
+        place.take().map(|(_, found)| found)
     }
 }
 
@@ -58,8 +56,12 @@ impl KvBatch<'_> {
         if parts > limit {
             return refuse(Code::TooLarge, format!("txn has {parts} parts, limit is {limit}"));
         }
-        touched(&txn.then)?;
-        touched(&txn.otherwise)?;
+        for steps in [&txn.then, &txn.otherwise] {
+            // One step alone touches nothing twice, unless it is a transaction itself.
+            if !matches!(&steps[..], [] | [TxnStep::Put(_) | TxnStep::Delete(_)]) {
+                touched(steps)?;
+            }
+        }
         let mut looked_up = LookedUp::default();
         let chosen = self.choose(&txn, &mut looked_up)?;
         self.check_chosen(&chosen)?;
