@@ -44,7 +44,48 @@ struct Waiting {
 struct Changes {
     sorted: Sorted,
     /// Later than what is sorted, in the order of writing.
-    tail: Vec<Waiting>,
+    tail: Tail,
+}
+
+/// Changes in the order of writing, in pieces that stay where they are as it grows.
+#[derive(Default)]
+struct Tail {
+    pieces: Vec<Vec<Waiting>>,
+}
+
+/// Changes in one piece of a tail.
+const PIECE_LEN: usize = 256;
+
+impl Tail {
+    fn push(&mut self, waiting: Waiting) {
+        match self.pieces.last_mut() {
+            Some(last) if last.len() < PIECE_LEN => last.push(waiting),
+            // The first grows with what is in it: most trees are small.
+            None => self.pieces.push(vec![waiting]),
+            Some(_) => {
+                let mut piece = Vec::with_capacity(PIECE_LEN);
+                piece.push(waiting);
+                self.pieces.push(piece);
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    fn len(&self) -> usize {
+        self.pieces.iter().map(Vec::len).sum()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Waiting> {
+        self.pieces.iter().flatten()
+    }
+
+    /// All of it in one piece.
+    fn take(&mut self) -> Vec<Waiting> {
+        std::mem::take(&mut self.pieces).into_iter().flatten().collect()
+    }
 }
 
 #[derive(Default)]
@@ -156,7 +197,8 @@ impl Layer {
         let Some(changes) = state.trees.get(&tree) else { return Run::new() };
         let sorted = changes.sorted.iter().map(|(key, versions)| (key, &versions.value));
         let tail = changes.tail.iter().map(|waiting| (&waiting.key, &waiting.value));
-        let mut run: Run = sorted.chain(tail).map(|(k, v)| (k.clone(), v.clone())).collect();
+        let mut run = Run::with_capacity(changes.sorted.len() + changes.tail.len());
+        run.extend(sorted.chain(tail).map(|(key, value)| (key.clone(), value.clone())));
         let has_tail = !changes.tail.is_empty();
         drop(state);
         if has_tail {
@@ -259,7 +301,7 @@ impl State {
     /// Returns by how many bytes the layer grew.
     fn sort_in(&mut self, tree: Tree, views: &Views) -> u64 {
         let Some(changes) = self.trees.get_mut(&tree) else { return 0 };
-        let mut tail = std::mem::take(&mut changes.tail);
+        let mut tail = changes.tail.take();
         let grown = tail.len() as u64 * (KEY_OVERHEAD_BYTES - WAITING_OVERHEAD_BYTES);
         // Stable: changes of one key stay in order.
         tail.sort_by(|a, b| a.key.cmp(&b.key));

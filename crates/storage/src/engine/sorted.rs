@@ -54,6 +54,11 @@ impl Sorted {
         Some(&mut self.versions[*self.places.get(key)? as usize])
     }
 
+    /// How many keys there are.
+    pub(super) fn len(&self) -> usize {
+        self.order.len()
+    }
+
     /// Adds a key that is not here.
     pub(super) fn insert(&mut self, key: Bytes, versions: Versions) {
         let place = u32::try_from(self.versions.len()).expect("a layer has fewer than 2^32 keys");
