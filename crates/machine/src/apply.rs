@@ -36,6 +36,9 @@ pub struct Applied {
     pub effects: Vec<Effect>,
 }
 
+/// Commands whose keys are brought near together.
+const COMMANDS_AT_ONCE: usize = 64;
+
 impl ShardMachine {
     /// Starts a batch on `engine`.
     ///
@@ -80,10 +83,20 @@ impl<'a> ApplyBatch<'a> {
         match entry.kind {
             EntryKind::Commands => {
                 let unreadable = |source| MachineError::Entry { shard, index: entry.index, source };
-                let batch = BatchReader::new(entry.payload.clone()).map_err(unreadable)?;
+                let mut batch = BatchReader::new(entry.payload.clone()).map_err(unreadable)?;
                 self.kv.state.clock = self.kv.state.clock.max(batch.stamp());
-                for command in batch {
-                    replies.push(self.command(command.map_err(unreadable)?)?);
+                let mut commands = Vec::new();
+                loop {
+                    for command in batch.by_ref().take(COMMANDS_AT_ONCE) {
+                        commands.push(command.map_err(unreadable)?);
+                    }
+                    if commands.is_empty() {
+                        break;
+                    }
+                    self.kv.prefetch(&commands);
+                    for command in commands.drain(..) {
+                        replies.push(self.command(command)?);
+                    }
                 }
             }
             EntryKind::Empty | EntryKind::Membership => {}

@@ -122,6 +122,11 @@ impl<'e> Overlay<'e> {
         }
     }
 
+    /// Says which keys are looked up next.
+    pub(crate) fn prefetch(&self, tree: Tree, keys: &[&[u8]]) {
+        self.engine.prefetch(tree, keys);
+    }
+
     /// A key or a value for [`Overlay::put`] of at most about so many bytes, in memory that it
     /// shares with others of the batch, unless it is large.
     pub(crate) fn made(&mut self, about: usize, make: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Bytes {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::read::{Found, Visit, visit};
 use super::{ChangeKind, ChangeRecord, Stop, check_covers, check_holds, decode_current, refuse};
-use crate::command::{DeleteOp, PutOp};
+use crate::command::{Command, DeleteOp, Op, PutOp};
 use crate::counters::Counters;
 use crate::error::MachineError;
 use crate::event::{Event, EventKind};
@@ -183,6 +183,18 @@ impl<'a> KvBatch<'a> {
         Ok((self.commit(&changes), deleted))
     }
 
+    /// Brings near what these commands are going to look up.
+    pub(crate) fn prefetch(&self, commands: &[Command]) {
+        if commands.len() < 2 {
+            return;
+        }
+        let mut keys = Vec::with_capacity(commands.len());
+        for command in commands {
+            looked_up(&command.op, &mut keys);
+        }
+        self.overlay.prefetch(self.scope.current(), &keys);
+    }
+
     /// The newest version of `key`, with the batch's own writes.
     pub(crate) fn current(&self, key: &[u8]) -> Result<Option<Found>, MachineError> {
         let found = self.overlay.get(self.scope.current(), key);
@@ -302,6 +314,20 @@ impl<'a> KvBatch<'a> {
             Ok(true)
         })?;
         Ok(doomed)
+    }
+}
+
+/// Adds the single keys that an operation is sure to look up.
+fn looked_up<'o>(op: &'o Op, keys: &mut Vec<&'o [u8]>) {
+    match op {
+        Op::Put(put) => keys.push(&put.key),
+        Op::Delete(delete) if delete.end == KeyEnd::Single => keys.push(&delete.key),
+        Op::Txn(txn) => {
+            let compares = txn.compares.iter().filter(|compare| compare.end == KeyEnd::Single);
+            keys.extend(compares.map(|compare| &compare.key[..]));
+        }
+        Op::Guarded(guarded) => looked_up(&guarded.op, keys),
+        _ => {}
     }
 }
 

@@ -148,6 +148,10 @@ impl Guard {
 }
 
 impl Engine for GuardedEngine {
+    fn prefetch(&self, tree: Tree, keys: &[&[u8]]) {
+        self.inner.prefetch(tree, keys);
+    }
+
     fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
         self.guard.watch(self.inner.get(tree, key))
     }

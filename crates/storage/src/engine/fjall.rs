@@ -100,6 +100,10 @@ impl Engine for FjallEngine {
         self.layered.get(tree, key)
     }
 
+    fn prefetch(&self, tree: Tree, keys: &[&[u8]]) {
+        self.layered.prefetch(tree, keys);
+    }
+
     fn view(&self) -> Box<dyn ReadView> {
         let (layers, tables) = self.layered.view();
         Box::new(FjallView { layers, tables })

@@ -160,6 +160,15 @@ impl LayeredTables {
         }
     }
 
+    /// Brings what the layers have of these keys near.
+    pub(super) fn prefetch(&self, tree: Tree, keys: &[&[u8]]) {
+        let layers = self.shared.layers();
+        layers.active.prefetch(tree, keys);
+        if let Some(sealed) = &layers.sealed {
+            sealed.prefetch(tree, keys);
+        }
+    }
+
     /// The layers, newest first, and the tables, at one moment.
     pub(super) fn view(&self) -> (Vec<Held>, TablesView) {
         let moment = self.shared.tables.view_moment();

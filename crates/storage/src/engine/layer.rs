@@ -142,6 +142,13 @@ impl Layer {
         state.trees.get(&tree)?.sorted.get(key)?.at(number).cloned()
     }
 
+    /// Brings what is known of these keys near.
+    pub(super) fn prefetch(&self, tree: Tree, keys: &[&[u8]]) {
+        if let Some(changes) = self.read_state().trees.get(&tree) {
+            changes.sorted.prefetch(keys);
+        }
+    }
+
     /// Keeps what there is now alive until [`Layer::release`].
     pub(super) fn hold(&self) -> BatchNumber {
         let state = self.read_state();
@@ -433,5 +440,33 @@ mod tests {
             run.sort_by(|a, b| a.0.cmp(&b.0));
             assert_eq!(sorted, run, "round {round}");
         }
+    }
+
+    #[test]
+    fn what_waits_is_told_once_for_each_key_and_as_it_was_written_last() {
+        let (mut rng, layer, tree) = (Rng::new(5), Layer::default(), Tree::Meta);
+        let mut model = BTreeMap::new();
+        // More than two pieces of a tail.
+        for n in 0..700_u64 {
+            let key = Bytes::copy_from_slice(&rng.below(300).to_be_bytes());
+            let value = Some(Bytes::copy_from_slice(&n.to_be_bytes())).filter(|_| n % 7 != 0);
+            let mut batch = WriteBatch::new();
+            match &value {
+                Some(value) => batch.put(tree, key.clone(), value.clone()),
+                None => batch.delete(tree, key.clone()),
+            };
+            layer.write(batch);
+            model.insert(key, value);
+        }
+        let all: Run = model.into_iter().collect();
+        assert_eq!(layer.runs(), [(tree, all.clone())]);
+        let keys: Vec<&[u8]> = all.iter().map(|(key, _)| &key[..]).chain([&b"none"[..]]).collect();
+        layer.prefetch(tree, &keys);
+        assert!(
+            all.iter().all(|(key, value)| layer.get(tree, key, NEWEST).as_ref() == Some(value))
+        );
+        // Now it is sorted in.
+        layer.prefetch(tree, &keys);
+        assert_eq!(layer.runs(), [(tree, all)]);
     }
 }

@@ -154,6 +154,12 @@ pub trait Engine: Send + Sync {
     /// As [`ReadView::get`].
     fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Bytes>, EngineError>;
 
+    /// Says which keys are looked up next. Changes nothing, and may do nothing: keys that are
+    /// looked up one by one, with work between them, wait for memory one by one.
+    fn prefetch(&self, tree: Tree, keys: &[&[u8]]) {
+        let _ = (tree, keys);
+    }
+
     /// A picture of everything written so far.
     fn view(&self) -> Box<dyn ReadView>;
 
