@@ -4,7 +4,8 @@
 //! This one has no layers between a call and its stream of HTTP/2: a call is a head that was built
 //! once, one piece with the message in it, and an answer that is decoded where it lies. One task
 //! drives a connection; requests of all callers that were woken together leave in one packet, and
-//! so do the returns of flow control. A connection that broke is opened anew by the next call.
+//! so do the returns of flow control. A connection that breaks, or on which nothing was heard for
+//! long, ends with its calls; the next call opens another.
 
 use std::io;
 use std::pin::Pin;
@@ -21,11 +22,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
+use tokio::time::{Instant, Sleep, sleep};
 use tonic::codegen::http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
 use tonic::{Code, Status};
 
-/// How long one call may take, and how long opening a connection.
-const CALL_MAX: Duration = Duration::from_secs(10);
+/// How long opening a connection may take, and how long one may be silent: a timer for each call
+/// would be a twentieth of what the call takes.
+const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// Bytes that may be on their way to us on one stream, and on all of a connection.
 const WINDOW_BYTES: u32 = 2 << 20;
 const WINDOW_BYTES_ALL: u32 = 16 << 20;
@@ -85,15 +88,12 @@ impl Connection {
         call: &Call,
         message: &impl Message,
     ) -> Result<A> {
-        let answered = async {
-            let (mut stream, response) = self.begin(call).await?;
-            stream.send_data(framed(message), true)?;
-            let mut answers = Answers::to(response, stream).await?;
-            let answer = answers.next().await?.context("a call was answered with no message")?;
-            ensure!(answers.next::<A>().await?.is_none(), "a call was answered twice");
-            Ok(answer)
-        };
-        tokio::time::timeout(CALL_MAX, answered).await.context("a call took too long")?
+        let (mut stream, response) = self.begin(call).await?;
+        stream.send_data(framed(message), true)?;
+        let mut answers = Answers::to(response, stream).await?;
+        let answer = answers.next().await?.context("a call was answered with no message")?;
+        ensure!(answers.next::<A>().await?.is_none(), "a call was answered twice");
+        Ok(answer)
     }
 
     /// Sends all messages and leaves the stream open; returns what comes back as long as it does.
@@ -134,10 +134,10 @@ impl Open {
                 .initial_window_size(WINDOW_BYTES)
                 .initial_connection_window_size(WINDOW_BYTES_ALL)
                 .enable_push(false)
-                .handshake(Plain(stream));
+                .handshake(Plain::new(stream));
             Ok::<_, anyhow::Error>(builder.await?)
         };
-        let opened = tokio::time::timeout(CALL_MAX, opened).await;
+        let opened = tokio::time::timeout(SILENCE_MAX, opened).await;
         let (sender, connection) = opened.context("a connection took too long to open")??;
         let driver = tokio::spawn(async move {
             // The calls that were under way are told of what went wrong.
@@ -240,8 +240,19 @@ fn framed(message: &impl Message) -> Bytes {
 }
 
 /// A stream that says of itself that it takes one piece at a time: HTTP/2 then puts frames of up to
-/// a kilobyte together instead of sending each.
-struct Plain(TcpStream);
+/// a kilobyte together instead of sending each. Reading fails when nothing comes for too long.
+struct Plain {
+    stream: TcpStream,
+    silent_until: Pin<Box<Sleep>>,
+    /// Something was heard since that was set.
+    is_heard: bool,
+}
+
+impl Plain {
+    fn new(stream: TcpStream) -> Self {
+        Self { stream, silent_until: Box::pin(sleep(SILENCE_MAX)), is_heard: false }
+    }
+}
 
 impl AsyncRead for Plain {
     fn poll_read(
@@ -249,7 +260,16 @@ impl AsyncRead for Plain {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        self.is_heard |= read.is_ready();
+        while read.is_pending() && self.silent_until.as_mut().poll(cx).is_ready() {
+            if !std::mem::take(&mut self.is_heard) {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            let until = Instant::now() + SILENCE_MAX;
+            self.silent_until.as_mut().reset(until);
+        }
+        read
     }
 }
 
@@ -259,15 +279,15 @@ impl AsyncWrite for Plain {
         cx: &mut Context<'_>,
         piece: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, piece)
+        Pin::new(&mut self.stream).poll_write(cx, piece)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

@@ -4,9 +4,9 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use atoll_base::Rng;
 use tokio::task::LocalSet;
 
@@ -15,6 +15,8 @@ use crate::seen::{Pace, Seen, Window};
 use crate::target::{Client, Streams};
 use crate::workload::{RANGE_KEYS, Workload};
 
+/// Who waits for so long for the last answer will not get it.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// Keys that one batch of the filling writes; etcd takes at most 128 in one transaction.
 const FILL_BATCH: u64 = 100;
 
@@ -93,12 +95,13 @@ pub(crate) async fn run<C: Client>(
         let workload = workload.clone();
         let pace = Pace::new(window, number, count);
         let one = Loop { client, rng, operation, workload, window, pace, own };
-        tasks.push(local.spawn_local(one.run()));
+        let ends = (window.to + ANSWER_MAX).into();
+        tasks.push(local.spawn_local(tokio::time::timeout_at(ends, one.run())));
     }
     let mut seen = Seen::new();
     local.await;
     for task in tasks {
-        seen.add(task.await?);
+        seen.add(task.await?.context("a call was never answered")?);
     }
     Ok(seen)
 }
