@@ -9,7 +9,10 @@
 //! the term reads wait (trap R2).
 //!
 //! A follower asks the leader for an index the same way, in batches, under numbers that start at
-//! random in each life. With leases (thesis 6.4.1) a confirmed round answers reads for an election
+//! random in each life. Its question says that it was in the leader's term after all its reads had
+//! begun, which is what an answer to a round says. Where it and the leader are a replication quorum,
+//! as with three voters, the leader answers at once: a leader of a later term that had committed
+//! anything before those reads would have had the vote of one of the two. With leases (thesis 6.4.1) a confirmed round answers reads for an election
 //! timeout less a margin; handing leadership over ends that for the rest of the term, because the
 //! successor's request overrides the protection that the lease rests on.
 
@@ -104,11 +107,21 @@ impl RaftCore {
     }
 
     pub(crate) fn on_read_index(&mut self, t: &mut Turn<'_>, from: NodeId, context: u64) {
-        if self.role == CoreRole::Leader {
-            self.read(t, std::iter::once(Reader::There { node: from, context }));
-        } else {
-            self.send(t, from, Body::ReadIndexReply { context, index: None });
+        if self.role != CoreRole::Leader {
+            return self.send(t, from, Body::ReadIndexReply { context, index: None });
         }
+        let reader = std::iter::once(Reader::There { node: from, context });
+        if self.commit >= self.term_start && self.is_quorum_with(from) {
+            atoll_base::reached!("a question for a read index was its own confirmation");
+            self.wake(t);
+            return self.serve(t, reader, self.commit);
+        }
+        self.read(t, reader);
+    }
+
+    /// Whether this leader and `voter` are a replication quorum.
+    fn is_quorum_with(&self, voter: NodeId) -> bool {
+        quorum::replicates(self.membership(), |node| node == self.config.id || node == voter)
     }
 
     fn read(&mut self, t: &mut Turn<'_>, readers: impl ExactSizeIterator<Item = Reader>) {
