@@ -40,6 +40,13 @@ impl World {
             self.is_over = true;
             return;
         }
+        if !goes_on && !self.somebody_can_win() && self.is_newest_log_without_state() {
+            // A voter's install was cut off, it took an entry that its leader had not written yet,
+            // and that leader crashed: the one has no state to lead with, all others less of a log.
+            self.reach("the newest log's voter has no state");
+            self.is_over = true;
+            return;
+        }
         if !goes_on && !self.somebody_can_lead() {
             // A change of members and crashes took the state from all that it left as voters: what
             // is committed is in their logs and elsewhere, but nobody may lead.
@@ -89,14 +96,23 @@ impl World {
         }
     }
 
-    fn is_newest_log_a_learners(&self) -> bool {
+    /// Of the replicas that remember all, one with the newest log.
+    fn newest(&self) -> Option<NodeId> {
         let mut up = self.up();
         up.retain(|n| self.replica(*n).remembers());
         let end = |n: &NodeId| {
             let core = self.core(*n);
             (core.term_at(core.last_index()), core.last_index())
         };
-        up.iter().max_by_key(|n| end(n)).is_some_and(|n| !self.core(*n).membership().can_lead(*n))
+        up.into_iter().max_by_key(end)
+    }
+
+    fn is_newest_log_a_learners(&self) -> bool {
+        self.newest().is_some_and(|n| !self.core(n).membership().can_lead(n))
+    }
+
+    fn is_newest_log_without_state(&self) -> bool {
+        self.newest().is_some_and(|n| self.core(n).is_damaged())
     }
 
     fn somebody_can_lead(&self) -> bool {
