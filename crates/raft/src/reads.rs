@@ -10,11 +10,13 @@
 //!
 //! A follower asks the leader for an index the same way, in batches, under numbers that start at
 //! random in each life. Its question says that it was in the leader's term after all its reads had
-//! begun, which is what an answer to a round says. Where it and the leader are a replication quorum,
-//! as with three voters, the leader answers at once: a leader of a later term that had committed
-//! anything before those reads would have had the vote of one of the two. With leases (thesis 6.4.1) a confirmed round answers reads for an election
-//! timeout less a margin; handing leadership over ends that for the rest of the term, because the
-//! successor's request overrides the protection that the lease rests on.
+//! begun, which is what an answer to a round says. Where it and the leader are a replication
+//! quorum, as with three voters, the leader answers at once: a leader of a later term that had
+//! committed anything before those reads would have had the vote of one of the two.
+//!
+//! With leases (thesis 6.4.1) a confirmed round answers reads for an election timeout less a
+//! margin; handing leadership over ends that for the rest of the term, because the successor's
+//! request overrides the protection that the lease rests on.
 
 use std::collections::VecDeque;
 
