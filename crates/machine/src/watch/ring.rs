@@ -25,6 +25,14 @@ pub(super) struct EventRing {
     previous_from: Revision,
 }
 
+/// Places that are kept however few are taken.
+const ROOM_MIN: usize = 64;
+
+/// What an event takes here: its place, and the bytes that it leads to.
+fn cost(event: &Event) -> u64 {
+    size_of::<Event>() as u64 + event.cost()
+}
+
 impl EventRing {
     pub(super) fn new(first: Revision) -> Self {
         Self { events: VecDeque::new(), bytes: 0, first, previous_from: first }
@@ -58,7 +66,7 @@ impl EventRing {
                 self.previous_from = event.revision.next();
             }
         }
-        self.bytes += event.cost();
+        self.bytes += cost(&event);
         self.events.push_back(event);
     }
 
@@ -69,10 +77,14 @@ impl EventRing {
             let Some(oldest) = self.events.front() else { break };
             let revision = oldest.revision;
             while let Some(event) = self.events.front().filter(|e| e.revision == revision) {
-                self.bytes -= event.cost();
+                self.bytes -= cost(event);
                 self.events.pop_front();
             }
             self.first = revision.next();
+        }
+        let needed = 2 * self.events.len().max(ROOM_MIN);
+        if self.events.capacity() > 2 * needed {
+            self.events.shrink_to(needed);
         }
     }
 
@@ -80,5 +92,29 @@ impl EventRing {
     pub(super) fn from(&self, revision: Revision) -> impl Iterator<Item = &Event> {
         let at = self.events.partition_point(|event| event.revision < revision);
         self.events.range(at..)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::EventKind;
+
+    #[test]
+    fn room_that_many_events_took_is_given_back_when_few_are_left() {
+        let mut ring = EventRing::new(Revision(1));
+        for n in 1..=10_000 {
+            let key = Bytes::from_static(b"key");
+            let event =
+                Event { revision: Revision(n), key, kind: EventKind::Delete, previous: None };
+            ring.push(event, Previous::Unwanted);
+            ring.shrink(1 << 20);
+        }
+        let (bytes, room) = (ring.bytes(), ring.events.capacity() * size_of::<Event>());
+        assert!((1 << 19..=1 << 20).contains(&bytes), "{bytes} bytes");
+        assert!(room <= 2 << 20, "{room} bytes of room");
+        ring.shrink(0);
+        assert_eq!((ring.bytes(), ring.first()), (0, Revision(10_001)));
+        assert!(ring.events.capacity() <= 4 * ROOM_MIN, "{} places", ring.events.capacity());
     }
 }

@@ -39,7 +39,7 @@ use super::outbox::{Outbox, Piece, Refused};
 /// Bytes of recent changes that are kept for those who come over.
 const RING_BYTES_MAX: usize = 1 << 20;
 /// What a change costs besides its bytes.
-const EVENT_COST: usize = 128;
+const EVENT_COST: usize = size_of::<Told>();
 /// How long an idle watch that wants to hear how far it is waits for it, at most.
 pub(super) const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 /// How often it is looked who has waited for so long.
