@@ -47,6 +47,7 @@ pub const ALL: &[&str] = &[
     "a proposal was refused",
     "a proposed entry was replaced by another leader's",
     "a proposed expiry had no effect and is counted anew",
+    "a question for a read index was its own confirmation",
     "a quiet follower was asked for a vote and protected its leader",
     "a quiet follower was needed and woke its leader",
     "a quiet leader ceased to lead and said so",

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use atoll_sim::{Options, Script, run};
 
 /// Seeds that each script is run with.
-const SEEDS: u64 = 3;
+const SEEDS: u64 = 5;
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testscripts")
