@@ -4,7 +4,7 @@
 //! This one has no layers between a call and its stream of HTTP/2: a call is a head that was built
 //! once, one piece with the message in it, and an answer that is decoded where it lies. One task
 //! drives a connection; requests of all callers that were woken together leave in one packet, and
-//! so do the returns of flow control. A connection that breaks, or on which nothing was heard for
+//! so do the returns of flow control. A connection that breaks, or on which nothing is heard for
 //! long, ends with its calls; the next call opens another.
 
 use std::io;
@@ -26,8 +26,8 @@ use tokio::time::{Instant, Sleep, sleep};
 use tonic::codegen::http::{HeaderMap, HeaderValue, Method, Request, Uri, header};
 use tonic::{Code, Status};
 
-/// How long opening a connection may take, and how long one may be silent: a timer for each call
-/// would be a twentieth of what the call takes.
+/// How long opening a connection may take, and how long nothing may be heard on one that is used. A
+/// timer for each call took some hundredths of what the call takes.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// Bytes that may be on their way to us on one stream, and on all of a connection.
 const WINDOW_BYTES: u32 = 2 << 20;
@@ -134,7 +134,7 @@ impl Open {
                 .initial_window_size(WINDOW_BYTES)
                 .initial_connection_window_size(WINDOW_BYTES_ALL)
                 .enable_push(false)
-                .handshake(Plain::new(stream));
+                .handshake(Plain::new(stream, SILENCE_MAX));
             Ok::<_, anyhow::Error>(builder.await?)
         };
         let opened = tokio::time::timeout(SILENCE_MAX, opened).await;
@@ -240,17 +240,19 @@ fn framed(message: &impl Message) -> Bytes {
 }
 
 /// A stream that says of itself that it takes one piece at a time: HTTP/2 then puts frames of up to
-/// a kilobyte together instead of sending each. Reading fails when nothing comes for too long.
+/// a kilobyte together instead of sending each. Reading fails when for too long nothing came and
+/// nothing was sent.
 struct Plain {
     stream: TcpStream,
-    silent_until: Pin<Box<Sleep>>,
-    /// Something was heard since that was set.
-    is_heard: bool,
+    silence_max: Duration,
+    look_at: Pin<Box<Sleep>>,
+    /// Something came or was sent since that was set.
+    is_used: bool,
 }
 
 impl Plain {
-    fn new(stream: TcpStream) -> Self {
-        Self { stream, silent_until: Box::pin(sleep(SILENCE_MAX)), is_heard: false }
+    fn new(stream: TcpStream, silence_max: Duration) -> Self {
+        Self { stream, silence_max, look_at: Box::pin(sleep(silence_max)), is_used: false }
     }
 }
 
@@ -261,13 +263,13 @@ impl AsyncRead for Plain {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        self.is_heard |= read.is_ready();
-        while read.is_pending() && self.silent_until.as_mut().poll(cx).is_ready() {
-            if !std::mem::take(&mut self.is_heard) {
+        self.is_used |= read.is_ready();
+        while read.is_pending() && self.look_at.as_mut().poll(cx).is_ready() {
+            if !std::mem::take(&mut self.is_used) {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
             }
-            let until = Instant::now() + SILENCE_MAX;
-            self.silent_until.as_mut().reset(until);
+            let next = Instant::now() + self.silence_max;
+            self.look_at.as_mut().reset(next);
         }
         read
     }
@@ -279,6 +281,8 @@ impl AsyncWrite for Plain {
         cx: &mut Context<'_>,
         piece: &[u8],
     ) -> Poll<io::Result<usize>> {
+        // Who asks now is not to pay for the silence before.
+        self.is_used = true;
         Pin::new(&mut self.stream).poll_write(cx, piece)
     }
 

@@ -37,7 +37,7 @@ use clap::{Parser, Subcommand};
 use crate::report::Report;
 use crate::target::Target;
 
-/// As the servers that are measured: the system's took an eighth of what the load takes.
+/// As the servers that are measured: the system's took a tenth of what the load takes.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -96,7 +96,7 @@ impl RaftCore {
             return;
         }
         if self.role == CoreRole::Leader {
-            return self.read(t, contexts.iter().copied().map(Reader::Here));
+            return self.read(t, contexts.iter().copied().map(Reader::Here), false);
         }
         let full = self.asks.waiting.len() + contexts.len() > WAITING_MAX;
         if self.leader.is_none() || !self.has_data() || full {
@@ -112,13 +112,8 @@ impl RaftCore {
         if self.role != CoreRole::Leader {
             return self.send(t, from, Body::ReadIndexReply { context, index: None });
         }
-        let reader = std::iter::once(Reader::There { node: from, context });
-        if self.commit >= self.term_start && self.is_quorum_with(from) {
-            atoll_base::reached!("a question for a read index was its own confirmation");
-            self.wake(t);
-            return self.serve(t, reader, self.commit);
-        }
-        self.read(t, reader);
+        let is_confirmed = self.is_quorum_with(from);
+        self.read(t, std::iter::once(Reader::There { node: from, context }), is_confirmed);
     }
 
     /// Whether this leader and `voter` are a replication quorum.
@@ -126,7 +121,14 @@ impl RaftCore {
         quorum::replicates(self.membership(), |node| node == self.config.id || node == voter)
     }
 
-    fn read(&mut self, t: &mut Turn<'_>, readers: impl ExactSizeIterator<Item = Reader>) {
+    /// Serves reads: at once with a lease, or where a quorum is known to have been in this term
+    /// after they began (`is_confirmed`), and with a round otherwise.
+    fn read(
+        &mut self,
+        t: &mut Turn<'_>,
+        readers: impl ExactSizeIterator<Item = Reader>,
+        is_confirmed: bool,
+    ) {
         self.wake(t);
         if self.reads.waiting.len() + readers.len() > WAITING_MAX {
             atoll_base::reached!("a read was refused because too many wait");
@@ -134,7 +136,11 @@ impl RaftCore {
         }
         let first_pending =
             self.commit < self.term_start && !planted!(self.config, ReadBeforeCommit);
-        if !first_pending && (self.has_lease(t.now) || planted!(self.config, ReadWithoutRound)) {
+        let is_certain = is_confirmed || self.has_lease(t.now);
+        if !first_pending && (is_certain || planted!(self.config, ReadWithoutRound)) {
+            if is_confirmed {
+                atoll_base::reached!("a question for a read index was its own confirmation");
+            }
             return self.serve(t, readers, self.commit);
         }
         self.reads.waiting.extend(readers);

@@ -163,3 +163,19 @@ async fn a_connection_that_broke_fails_its_calls_and_is_opened_anew() {
     connection.open.lock().await.driver.abort();
     assert!(range(&connection, "k", 1).await.is_err(), "nobody listens there");
 }
+
+#[tokio::test]
+async fn who_says_nothing_is_given_up() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let (mut far, _) = listener.accept().await.unwrap();
+    let mut near = Plain::new(near, Duration::from_millis(5));
+    near.write_all(b"?").await.unwrap();
+    far.write_all(b"!").await.unwrap();
+    assert_eq!(near.read_u8().await.unwrap(), b'!');
+    assert_eq!(near.read_u8().await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    near.write_all(b"?").await.unwrap();
+    assert_eq!(far.read_u16().await.unwrap(), u16::from_be_bytes(*b"??"));
+}

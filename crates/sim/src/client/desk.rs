@@ -13,7 +13,7 @@ use atoll_machine::CommandId;
 
 use super::pursuit::{End, Next, Pursuit};
 use super::{Around, jobs};
-use crate::fabric::{Event, Packet, Token};
+use crate::fabric::{Event, Token};
 use crate::network::Place;
 
 /// The slots of one client.
@@ -237,14 +237,7 @@ impl<J> Desk<J> {
         self.last_request += 1;
         let (id, epoch, deadline) = (self.last_request, Epoch::ZERO, Time::ZERO);
         let request = Request { origin, id, shard, epoch, deadline, body };
-        let (from, to) = (Place::Client(self.number), Place::Node(node));
-        let within = Duration::from_secs(1);
-        around.fabric.stream(
-            from,
-            to,
-            origin,
-            Packet::Request { request: Box::new(request), within },
-        );
+        around.send(self.number, node, request, Duration::from_secs(1));
     }
 
     fn attempt(&mut self, slot: usize, around: &mut Around<'_>) {
@@ -286,13 +279,7 @@ impl<J> Desk<J> {
         let within = pursuit.begin((id, origin, node), &mut self.rng);
         let (epoch, deadline) = (Epoch::ZERO, Time::ZERO);
         let request = Request { origin, id, shard, epoch, deadline, body };
-        let (from, to) = (Place::Client(self.number), Place::Node(node));
-        around.fabric.stream(
-            from,
-            to,
-            origin,
-            Packet::Request { request: Box::new(request), within },
-        );
+        around.send(self.number, node, request, within);
         self.set_timer(slot, within, around);
     }
 }

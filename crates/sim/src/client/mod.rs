@@ -9,8 +9,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use atoll_base::{Revision, Rng, ShardId};
-use atoll_coord::{AnswerBody, Consistency, RequestBody};
+use atoll_base::{NodeId, Revision, Rng, ShardId};
+use atoll_coord::{AnswerBody, Consistency, Request, RequestBody};
 use atoll_machine::{RangePage, Reply};
 
 pub(crate) mod agent;
@@ -25,8 +25,9 @@ pub(crate) mod record;
 mod scripted;
 pub(crate) mod watcher;
 
-use crate::fabric::Fabric;
+use crate::fabric::{Fabric, Packet};
 use crate::history::{Call, Found, KeyNumber, Return};
+use crate::network::Place;
 use crate::shell::Shell;
 use crate::value::KEYS_END;
 use agent::Caller;
@@ -54,6 +55,15 @@ pub(crate) struct Around<'a> {
     pub(crate) fabric: &'a mut Fabric,
     pub(crate) record: &'a mut Record,
     pub(crate) shell: &'a Shell,
+}
+
+impl Around<'_> {
+    /// Sends a request of this client over its stream to `node`.
+    fn send(&mut self, client: u32, node: NodeId, request: Request, within: Duration) {
+        let (from, to, origin) = (Place::Client(client), Place::Node(node), request.origin);
+        let packet = Packet::Request { request: Box::new(request), within };
+        self.fabric.stream(from, to, origin, packet);
+    }
 }
 
 impl Client {

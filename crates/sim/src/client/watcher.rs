@@ -11,7 +11,7 @@ use super::Around;
 use super::agent::Agent;
 use crate::check::effects::Effect;
 use crate::check::watching::Watcher;
-use crate::fabric::{Event, Packet, Token};
+use crate::fabric::{Event, Token};
 use crate::history::KeyNumber;
 use crate::network::Place;
 use crate::value::{decode_key, decode_value, encode_key};
@@ -104,22 +104,7 @@ impl SimWatcher {
             previous: Told::No,
             progress: Told::Yes,
         };
-        let request = Request {
-            origin,
-            id,
-            shard: self.shard,
-            epoch: Epoch::ZERO,
-            deadline: Time::ZERO,
-            body: RequestBody::Watch(spec),
-        };
-        let (client, node) = (Place::Client(self.number), Place::Node(node));
-        let within = Duration::from_secs(5);
-        around.fabric.stream(
-            client,
-            node,
-            origin,
-            Packet::Request { request: Box::new(request), within },
-        );
+        self.send(origin, node, id, RequestBody::Watch(spec), around);
         let silence = Duration::from_millis(self.rng.range(SILENCE_MS.0, SILENCE_MS.1));
         self.set_timer(silence, around);
     }
@@ -135,22 +120,21 @@ impl SimWatcher {
     fn give_credit(&mut self, around: &mut Around<'_>) {
         let Some((watch, origin, node)) = self.call else { return };
         self.last_request += 1;
-        let request = Request {
-            origin,
-            id: self.last_request,
-            shard: self.shard,
-            epoch: Epoch::ZERO,
-            deadline: Time::ZERO,
-            body: RequestBody::WatchCredit { watch },
-        };
-        let (client, node) = (Place::Client(self.number), Place::Node(node));
-        let within = Duration::from_secs(5);
-        around.fabric.stream(
-            client,
-            node,
-            origin,
-            Packet::Request { request: Box::new(request), within },
-        );
+        let id = self.last_request;
+        self.send(origin, node, id, RequestBody::WatchCredit { watch }, around);
+    }
+
+    fn send(
+        &self,
+        origin: Origin,
+        node: NodeId,
+        id: u64,
+        body: RequestBody,
+        around: &mut Around<'_>,
+    ) {
+        let (shard, epoch, deadline) = (self.shard, Epoch::ZERO, Time::ZERO);
+        let request = Request { origin, id, shard, epoch, deadline, body };
+        around.send(self.number, node, request, Duration::from_secs(5));
     }
 
     fn deliver(&mut self, batch: &WatchEvents, around: &mut Around<'_>) {
