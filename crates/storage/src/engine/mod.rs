@@ -23,6 +23,7 @@ pub mod mem;
 mod merged;
 mod persisted;
 mod redo;
+mod row_blocks;
 mod rows;
 mod sorted;
 mod stretches;

@@ -9,25 +9,29 @@
 //! before its end. What a reader saw before that, and would keep after it, is told by a count of
 //! flushes: [`Rows::keep`] takes a row back if a flush began since the reader looked at the layers.
 
-use std::hash::{Hash, Hasher};
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use atoll_base::KeyspaceId;
 use bytes::Bytes;
-use quick_cache::sync::Cache;
-use quick_cache::{Equivalent, Weighter};
+use foldhash::fast::RandomState;
 
 use super::Tree;
 use super::layer::Run;
+use super::row_blocks::{RowBlocks, RowKey};
 
-/// What a row costs beside its bytes: its place in the map and two allocations.
-const ROW_OVERHEAD_BYTES: usize = 128;
 /// Larger rows are not kept: what a lookup costs does not matter beside their size.
 const ROW_BYTES_MAX: usize = 16 << 10;
+/// Parts with a lock of their own, at most, and what each has room for at least.
+const PARTS_MAX: u64 = 16;
+const PART_BYTES_MIN: u64 = 512 << 10;
 
 /// Rows of the trees of current versions, up to a number of bytes.
 pub(super) struct Rows {
-    cache: Cache<RowKey, Bytes, RowWeight>,
+    /// Each row is in the part that its hash tells; their number is a power of two.
+    parts: Box<[Mutex<RowBlocks>]>,
+    hasher: RandomState,
     flushes: AtomicU64,
 }
 
@@ -35,51 +39,13 @@ pub(super) struct Rows {
 #[derive(Clone, Copy)]
 pub(super) struct Moment(u64);
 
-#[derive(PartialEq, Eq)]
-struct RowKey {
-    keyspace: KeyspaceId,
-    key: Bytes,
-}
-
-/// A key as it is asked for.
-struct Asked<'a> {
-    keyspace: KeyspaceId,
-    key: &'a [u8],
-}
-
-impl Hash for RowKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        Asked { keyspace: self.keyspace, key: &self.key }.hash(state);
-    }
-}
-
-impl Hash for Asked<'_> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u32(self.keyspace.0);
-        state.write(self.key);
-    }
-}
-
-impl Equivalent<RowKey> for Asked<'_> {
-    fn equivalent(&self, row: &RowKey) -> bool {
-        self.keyspace == row.keyspace && self.key == row.key
-    }
-}
-
-#[derive(Clone)]
-struct RowWeight;
-
-impl Weighter<RowKey, Bytes> for RowWeight {
-    fn weight(&self, key: &RowKey, value: &Bytes) -> u64 {
-        (key.key.len() + value.len() + ROW_OVERHEAD_BYTES) as u64
-    }
-}
-
 impl Rows {
     /// Room for `bytes`; 0 keeps nothing.
     pub(super) fn new(bytes: u64) -> Self {
-        let rows = usize::try_from(bytes).unwrap_or(usize::MAX) / (4 * ROW_OVERHEAD_BYTES);
-        Self { cache: Cache::with_weighter(rows, bytes, RowWeight), flushes: AtomicU64::new(0) }
+        let count = 1 << (bytes / PART_BYTES_MIN).clamp(1, PARTS_MAX).ilog2();
+        let part_bytes = usize::try_from(bytes / count).unwrap_or(usize::MAX);
+        let parts = (0..count).map(|_| Mutex::new(RowBlocks::new(part_bytes)));
+        Self { parts: parts.collect(), hasher: RandomState::default(), flushes: AtomicU64::new(0) }
     }
 
     /// To be taken before the layers are looked at.
@@ -87,22 +53,24 @@ impl Rows {
         Moment(self.flushes.load(SeqCst))
     }
 
-    /// The row, if it is here; tables have the same then.
+    /// The row, if it is here; tables have the same then. The bytes are the reader's own.
     pub(super) fn get(&self, tree: Tree, key: &[u8]) -> Option<Bytes> {
         let Tree::Current(keyspace) = tree else { return None };
-        self.cache.get(&Asked { keyspace, key })
+        let row = self.row(keyspace, key);
+        self.part(row).get(row)
     }
 
     /// Keeps what tables had for a reader whose key was in no layer at `moment`.
-    pub(super) fn keep(&self, tree: Tree, key: &[u8], value: &Bytes, moment: Moment) {
+    pub(super) fn keep(&self, tree: Tree, key: &[u8], value: &[u8], moment: Moment) {
         let Tree::Current(keyspace) = tree else { return };
         if key.len() + value.len() > ROW_BYTES_MAX {
             return;
         }
-        let row = RowKey { keyspace, key: Bytes::copy_from_slice(key) };
-        self.cache.insert(row, value.clone());
-        if self.flushes.load(SeqCst) != moment.0 {
-            self.cache.remove(&Asked { keyspace, key });
+        let row = self.row(keyspace, key);
+        let mut part = self.part(row);
+        // A flush that is counted after this finds the row when it comes to this part.
+        if self.flushes.load(SeqCst) == moment.0 {
+            part.put(row, value);
         }
     }
 
@@ -111,20 +79,13 @@ impl Rows {
         let Tree::Current(keyspace) = tree else { return };
         self.flushes.fetch_add(1, SeqCst);
         for (key, value) in run {
-            let asked = Asked { keyspace, key };
-            if !self.cache.contains_key(&asked) {
-                continue;
-            }
+            let row = self.row(keyspace, key);
+            let mut part = self.part(row);
             match value {
                 Some(value) if key.len() + value.len() <= ROW_BYTES_MAX => {
-                    let row = RowKey { keyspace, key: Bytes::copy_from_slice(key) };
-                    // Evicted meanwhile, it stays away. The bytes are the row's own: those of a
-                    // layer lie in the log entry that they came with.
-                    let _ = self.cache.replace(row, Bytes::copy_from_slice(value), true);
+                    part.replace(row, value);
                 }
-                _ => {
-                    self.cache.remove(&asked);
-                }
+                _ => part.remove(row),
             }
         }
     }
@@ -132,13 +93,25 @@ impl Rows {
     /// Forgets a keyspace's rows.
     pub(super) fn forget(&self, keyspace: KeyspaceId) {
         self.flushes.fetch_add(1, SeqCst);
-        self.cache.retain(|row, _| row.keyspace != keyspace);
+        self.parts.iter().for_each(|part| locked(part).forget(keyspace));
     }
 
     /// Bytes of the rows.
     pub(super) fn bytes(&self) -> u64 {
-        self.cache.weight()
+        self.parts.iter().map(|part| locked(part).bytes() as u64).sum()
     }
+
+    fn row<'a>(&self, keyspace: KeyspaceId, key: &'a [u8]) -> RowKey<'a> {
+        RowKey { hash: self.hasher.hash_one((keyspace.0, key)), keyspace, key }
+    }
+
+    fn part(&self, row: RowKey<'_>) -> MutexGuard<'_, RowBlocks> {
+        locked(&self.parts[row.hash as usize & (self.parts.len() - 1)])
+    }
+}
+
+fn locked(part: &Mutex<RowBlocks>) -> MutexGuard<'_, RowBlocks> {
+    part.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
