@@ -39,7 +39,8 @@ pub struct RaftSettings {
     pub inflight_bytes_max: usize,
     /// Bytes proposed and not yet committed, per shard.
     pub uncommitted_bytes_max: usize,
-    /// Bytes of recent entries kept in memory per shard.
+    /// Bytes of recent entries kept in memory per shard; a quarter of it, of those that are applied
+    /// and that every follower has.
     pub tail_bytes_max: usize,
     /// Groups without traffic rest. Whoever sets it gives [`Input::PeerLiveness`] for every peer,
     /// also for one that was gone for a moment.

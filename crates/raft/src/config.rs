@@ -22,7 +22,8 @@ pub struct Config {
     pub inflight_bytes_max: usize,
     /// Bytes proposed and not committed; proposals beyond are refused.
     pub uncommitted_bytes_max: usize,
-    /// Bytes of recent entries that the core keeps in memory for appends.
+    /// Bytes of recent entries that the core keeps in memory for appends; a quarter of it, of those
+    /// that every follower has.
     pub tail_bytes_max: usize,
     /// Serve reads under a leader lease instead of a heartbeat round (thesis 6.4.1). Trusts that
     /// clocks drift apart by less than `lease_margin` within `election_timeout_min`. Must be the

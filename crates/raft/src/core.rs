@@ -337,7 +337,8 @@ impl RaftCore {
         }
         // This step's entries are shown by the owner's log from the next one on.
         let new = t.out.write.as_ref().and_then(|w| w.entries.first()).map(|e| e.index.prev());
-        self.log.trim(new.unwrap_or(self.log.last()));
+        let settled = self.progress.iter().map(|(_, progress)| progress.matched).min();
+        self.log.trim(new.unwrap_or(self.log.last()), settled.unwrap_or(self.log.last()));
         let may_apply = self.durable_commit();
         if may_apply > self.handed && self.has_state() {
             self.handed = may_apply;
@@ -593,7 +594,7 @@ fn load(log: &dyn LogReader, view: &mut LogView, history: &mut History) -> Resul
             }
             view.push(entry);
         }
-        view.trim(view.last());
+        view.trim(view.last(), view.last());
     }
     Ok(())
 }

@@ -3,14 +3,18 @@
 //!
 //! Terms are kept as *runs* (first index, term): a log of millions of entries has as many runs as
 //! it saw leaders, so every term is known without a read, and finding a conflict is a walk over
-//! runs. Recent entries are kept up to a bound of bytes; only a follower that lags behind them
-//! makes the core read the owner's log.
+//! runs. Recent entries are kept up to a bound of bytes, fewer of those that every follower has;
+//! only one that lags behind them makes the core read the owner's log.
 
 use std::collections::VecDeque;
 
 use atoll_base::{Entry, LogIndex, Term};
 
 use crate::reader::{LogReader, ReadError};
+
+/// Of the bytes that may be kept, those of entries that every follower has are one in so many: a
+/// follower that is behind for a moment still finds some.
+const SETTLED_PART: usize = 4;
 
 /// Where a log begins and ends, its terms, and its recent entries (thesis 3.5); see the module.
 #[derive(Debug)]
@@ -114,11 +118,16 @@ impl LogView {
         self.tail_bytes += entry.cost();
     }
 
-    /// Drops the oldest kept entries beyond the bound. Only what the owner's log shows may go, so
-    /// this is for the end of a step, when the entries of earlier steps and no others are there.
-    pub fn trim(&mut self, shown: LogIndex) {
-        let known = |e: &Entry| e.index <= shown;
-        while self.tail_bytes > self.tail_bytes_max && self.tail.front().is_some_and(known) {
+    /// Drops the oldest kept entries beyond the bound; what every follower has, up to `settled`,
+    /// takes a part of it at most. Only what the owner's log shows may go, so this is for the end
+    /// of a step, when the entries of earlier steps and no others are there.
+    pub fn trim(&mut self, shown: LogIndex, settled: LogIndex) {
+        while let Some(oldest) = self.tail.front() {
+            let is_settled = oldest.index <= settled;
+            let bound = self.tail_bytes_max / if is_settled { SETTLED_PART } else { 1 };
+            if self.tail_bytes <= bound || oldest.index > shown {
+                return;
+            }
             self.drop_oldest();
         }
     }

@@ -92,6 +92,7 @@ impl RaftGroup {
     /// is left in [`RaftGroup::output`] until the lane takes it.
     pub fn step(&mut self, now: Time, input: Input, sink: &mut Sink) {
         self.core.step(now, input, &LogView(&self.log), &mut self.output);
+        self.log.settle(self.core.applied());
         for message in self.output.messages.drain(..) {
             let to = message.to;
             sink.send(to, wrap(self.shard, self.epoch, message));

@@ -18,6 +18,9 @@ const SLOT_BYTES: usize = size_of::<Slot>();
 /// Payloads that are read with one call of the disk lie within this many bytes.
 const READ_SPAN_BYTES: u32 = 256 << 10;
 
+/// Of the payload bytes that stay in memory, those of applied entries are one in so many.
+const SETTLED_PART: usize = 4;
+
 #[derive(Clone, Debug)]
 struct Slot {
     kind: EntryKind,
@@ -45,13 +48,15 @@ pub struct ShardLog {
     payload_bytes_max: usize,
     /// Every entry below has been evicted.
     resident: LogIndex,
+    /// Nobody waits for the entries up to this one.
+    settled: LogIndex,
     reader: Option<LogReaderHandle>,
 }
 
 impl ShardLog {
-    /// An empty log of a new shard. Payloads beyond `payload_bytes_max` are dropped from memory
-    /// once they are on disk, oldest first, and read back through `reader`; without one they all
-    /// stay.
+    /// An empty log of a new shard. Payloads beyond `payload_bytes_max`, and beyond a part of it
+    /// those of applied entries, are dropped from memory once they are on disk, oldest first, and
+    /// read back through `reader`; without one they all stay.
     #[must_use]
     pub fn new(shard: ShardId, payload_bytes_max: usize, reader: Option<LogReaderHandle>) -> Self {
         Self {
@@ -63,6 +68,7 @@ impl ShardLog {
             payload_bytes: 0,
             payload_bytes_max,
             resident: LogIndex(1),
+            settled: LogIndex::ZERO,
             reader,
         }
     }
@@ -136,7 +142,13 @@ impl ShardLog {
         if let Some(slot) = self.slot_mut(index) {
             slot.location = Some(location);
         }
-        if self.payload_bytes > self.payload_bytes_max {
+        self.evict();
+    }
+
+    /// Says that the entries up to `index` were applied: of their payloads fewer stay in memory.
+    pub fn settle(&mut self, index: LogIndex) {
+        if index > self.settled {
+            self.settled = index;
             self.evict();
         }
     }
@@ -297,8 +309,12 @@ impl ShardLog {
         if self.reader.is_none() {
             return;
         }
-        while self.payload_bytes > self.payload_bytes_max {
+        loop {
             let index = self.resident;
+            let part = if index <= self.settled { SETTLED_PART } else { 1 };
+            if self.payload_bytes <= self.payload_bytes_max / part {
+                return;
+            }
             let Some(slot) = self.slot_mut(index) else { return };
             if slot.location.is_none() {
                 return;

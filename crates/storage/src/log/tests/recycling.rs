@@ -127,6 +127,14 @@ fn the_lane_reads_back_what_it_evicted() {
         assert!(lane.memory_bytes() < 2000 + 100 * all.len(), "{}", lane.memory_bytes());
     }
     assert_eq!(entries(&lane), all);
+    // Six of 300 bytes are in memory; of those that are applied 500 bytes may be.
+    let before = lane.memory_bytes();
+    for (applied, gone) in [(20, 0), (27, 900), (30, 1500)] {
+        lane.settle(LogIndex(applied));
+        lane.validate();
+        assert_eq!(before - lane.memory_bytes(), gone, "{applied} are applied");
+    }
+    assert_eq!(entries(&lane), all);
     let mut some = Vec::new();
     lane.entries(LogIndex(5), LogIndex(31), 700, &mut some).unwrap();
     assert_eq!(some, all[4..7], "332 a piece: the third brings it to 700");
