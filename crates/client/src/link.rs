@@ -12,7 +12,7 @@ use atoll_base::{Code, Epoch, Failure, ShardId};
 use atoll_coord::{AnswerBody, RequestBody};
 use tokio::time::Instant;
 
-pub use local::{LocalLink, Port};
+pub use local::{Answers, LocalLink, Port};
 pub use remote::{RemoteLink, RemoteLinks};
 
 use crate::facts::NodeFacts;

@@ -1,19 +1,25 @@
 //! The node in this process.
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use atoll_base::{Code, Failure, Time};
 use atoll_coord::{Answer, Origin, Request};
-use tokio::sync::mpsc;
 use tokio::time::Instant;
+use tokio_stream::Stream;
 
 use super::{AnswerSource, BoxFuture, Call, CallSink, Connection, Link, Reply};
 
+/// What a node says to one origin, batch by batch. The node ends it when it stops, or when the caller
+/// lets it wait for too long.
+pub type Answers = Pin<Box<dyn Stream<Item = Vec<Answer>> + Send>>;
+
 /// What a node offers to callers in its own process.
 pub trait Port: Send + Sync + 'static {
-    /// Registers a new origin; its answers come through the channel until it is detached. The node
-    /// closes the channel when it stops, or when the caller lets it fill up.
-    fn attach(&self) -> (Origin, mpsc::Receiver<Vec<Answer>>);
+    /// Registers a new origin; its answers come until it is detached.
+    fn attach(&self) -> (Origin, Answers);
 
     /// Forgets an origin: its watches end and its answers are dropped.
     fn detach(&self, origin: Origin);
@@ -93,22 +99,28 @@ impl CallSink for LocalCalls {
 }
 
 struct LocalAnswers {
-    answers: mpsc::Receiver<Vec<Answer>>,
+    answers: Answers,
     _attached: Arc<Attached>,
 }
 
 impl AnswerSource for LocalAnswers {
     fn receive<'a>(&'a mut self, out: &'a mut Vec<Reply>) -> BoxFuture<'a, Result<(), Failure>> {
-        Box::pin(async move {
-            let closed = || {
-                Failure::new(Code::Indeterminate, "the node in this process hung up on its caller")
-            };
-            let answers = self.answers.recv().await.ok_or_else(closed)?;
-            out.extend(answers.into_iter().map(|a| (a.id, a.body)));
-            while let Ok(more) = self.answers.try_recv() {
-                out.extend(more.into_iter().map(|a| (a.id, a.body)));
+        Box::pin(poll_fn(|cx| {
+            let had = out.len();
+            loop {
+                match self.answers.as_mut().poll_next(cx) {
+                    Poll::Ready(Some(answers)) => {
+                        out.extend(answers.into_iter().map(|a| (a.id, a.body)))
+                    }
+                    // What came is handed on first.
+                    _ if out.len() > had => return Poll::Ready(Ok(())),
+                    Poll::Ready(None) => {
+                        let text = "the node in this process hung up on its caller";
+                        return Poll::Ready(Err(Failure::new(Code::Indeterminate, text)));
+                    }
+                    Poll::Pending => return Poll::Pending,
+                }
             }
-            Ok(())
-        })
+        }))
     }
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use atoll_base::{
     Code, Entry, EntryKind, Failure, LeaseId, NodeId, Revision, ShardId, Term, Time, Timestamp,
 };
-use atoll_client::link::{BoxFuture, Connection, Link, Links, LocalLink, Port};
+use atoll_client::link::{Answers, BoxFuture, Connection, Link, Links, LocalLink, Port};
 use atoll_client::{Client, ClientBuilder, Options};
 use atoll_coord::plan::{BootstrapNode, bootstrap};
 use atoll_coord::{
@@ -29,6 +29,7 @@ use atoll_machine::{
 use atoll_storage::{Engine, MemEngine};
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 
 /// Answers that an origin may leave untaken.
 const ANSWERS_QUEUED: usize = 10_000;
@@ -222,13 +223,13 @@ struct NodePort {
 }
 
 impl Port for NodePort {
-    fn attach(&self) -> (Origin, mpsc::Receiver<Vec<Answer>>) {
+    fn attach(&self) -> (Origin, Answers) {
         let (sender, receiver) = mpsc::channel(ANSWERS_QUEUED);
         let mut state = self.fake.lock();
         state.next_origin += 1;
         let origin = Origin(state.next_origin);
         state.origins.insert((self.node, origin), sender);
-        (origin, receiver)
+        (origin, Box::pin(ReceiverStream::new(receiver)))
     }
 
     fn detach(&self, origin: Origin) {

@@ -4,14 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use atoll_base::{Epoch, Failure, ShardId, Time};
-use atoll_client::link::Port;
+use atoll_client::link::{Answers, Port};
 use atoll_coord::{Answer, AnswerBody, Origin, Request, RequestBody};
-use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
 
-use crate::drive::{Hub, observe};
-
-/// Batches on their way to a caller beyond those that the origin's own queue holds.
-const BATCHES_MAX: usize = 8;
+use crate::drive::{Attached, Hub, observe};
 
 /// The way in for in-process clients.
 pub(super) struct NodePort {
@@ -33,27 +31,20 @@ impl NodePort {
 }
 
 impl Port for NodePort {
-    fn attach(&self) -> (Origin, mpsc::Receiver<Vec<Answer>>) {
-        let mut attached = self.hub.attach();
-        let origin = attached.origin;
-        // Only the node holds the other sender, so that the queue closes when it hangs up.
-        drop(attached.sender);
-        let (sender, receiver) = mpsc::channel(BATCHES_MAX);
+    fn attach(&self) -> (Origin, Answers) {
+        let Attached { origin, answers, sender: _ } = self.hub.attach();
         let (hub, watches) = (self.hub.clone(), self.watches.clone());
-        tokio::spawn(async move {
-            while let Some(batch) = attached.answers.recv().await {
-                observe(&hub.metrics.reply, batch.left_at.elapsed());
-                let credits = credits(&batch.answers, &watches, hub.now());
-                if sender.send(batch.answers).await.is_err() {
-                    return;
-                }
-                // Events that were handed on make room for others.
-                if !credits.is_empty() {
-                    hub.credit(credits);
-                }
+        let answers = ReceiverStream::new(answers).map(move |batch| {
+            observe(&hub.metrics.reply, batch.left_at.elapsed());
+            let credits = credits(&batch.answers, &watches, hub.now());
+            // Events that are handed on make room for others.
+            if !credits.is_empty() {
+                hub.credit(credits);
             }
+            batch.answers
         });
-        (origin, receiver)
+        // Only the node holds a sender, so that the queue closes when it hangs up.
+        (origin, Box::pin(answers))
     }
 
     fn detach(&self, origin: Origin) {
