@@ -26,6 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut config = prost_build::Config::new();
     config.bytes(["."]);
     let mut descriptors = descriptors;
+    keep_encoded(&mut descriptors, ("atoll.v1", "ClientFrame", "calls"));
     keep_encoded(&mut descriptors, ("atoll.v1", "Answer", "range"));
     // One event goes to many watchers.
     keep_encoded(&mut descriptors, ("etcdserverpb", "WatchResponse", "events"));

@@ -10,7 +10,9 @@ use atoll_transport::limits::{MESSAGE_BYTES_MAX, WireLimits};
 use atoll_transport::status::from_status;
 use atoll_transport::stub::v1::admin_client::AdminClient;
 use atoll_transport::stub::v1::session_client::SessionClient;
-use atoll_wire::v1::{self as pb, ClientFrame, ClusterStatusRequest, ServerFrame};
+use atoll_wire::v1::{ClientFrame, ClusterStatusRequest, ServerFrame};
+use bytes::Bytes;
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -120,8 +122,8 @@ struct RemoteCalls {
 }
 
 impl RemoteCalls {
-    /// The wire form, or why the call cannot be sent.
-    fn encode(&self, call: Call, now: Time) -> Result<(pb::Call, usize), Failure> {
+    /// The call's bytes, or why it cannot be sent.
+    fn encode(&self, call: Call, now: Time) -> Result<Bytes, Failure> {
         let deadline = call.deadline.saturating_duration_since(self.started);
         let request = Request {
             origin: Origin(0),
@@ -131,17 +133,17 @@ impl RemoteCalls {
             deadline: Time::ZERO.after(deadline),
             body: call.body,
         };
-        let wire = encode_call(request, now)?;
-        let bytes = prost::Message::encoded_len(&wire) + CALL_OVERHEAD;
+        let wire = encode_call(request, now)?.encode_to_vec();
+        let bytes = wire.len() + CALL_OVERHEAD;
         if bytes > self.bytes_max {
             let max = self.bytes_max;
             let text = format!("the call has {bytes} bytes, the limit of a message is {max}");
             return Err(Failure::new(Code::TooLarge, text));
         }
-        Ok((wire, bytes))
+        Ok(wire.into())
     }
 
-    async fn send_frame(&self, calls: Vec<pb::Call>) -> Result<(), Failure> {
+    async fn send_frame(&self, calls: Vec<Bytes>) -> Result<(), Failure> {
         let closed = |_| Failure::new(Code::Indeterminate, "the stream was closed");
         self.frames.send(ClientFrame { calls }).await.map_err(closed)
     }
@@ -159,13 +161,14 @@ impl CallSink for RemoteCalls {
             let (mut frame, mut size) = (Vec::with_capacity(calls.len()), 0);
             for call in calls.drain(..) {
                 let id = call.id;
-                let (wire, bytes) = match self.encode(call, now) {
-                    Ok(encoded) => encoded,
+                let wire = match self.encode(call, now) {
+                    Ok(wire) => wire,
                     Err(failure) => {
                         refused.push((id, Err(failure)));
                         continue;
                     }
                 };
+                let bytes = wire.len() + CALL_OVERHEAD;
                 if size + bytes > frame_max && !frame.is_empty() {
                     self.send_frame(std::mem::take(&mut frame)).await?;
                     size = 0;

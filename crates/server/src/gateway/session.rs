@@ -24,7 +24,8 @@ use atoll_transport::call::{decode_call, encode_answer};
 use atoll_transport::limits::MESSAGE_BYTES_MAX;
 use atoll_transport::status::to_status;
 use atoll_transport::stub::v1::session_server;
-use atoll_wire::v1::{ClientFrame, ServerFrame};
+use atoll_wire::v1::{Call, ClientFrame, ServerFrame};
+use prost::Message as _;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
 use tonic::metadata::MetadataValue;
@@ -139,7 +140,9 @@ async fn hear(
             () = refusals.closed() => return,
         };
         let Ok(Some(frame)) = frame else { break };
-        let Taken { refused, for_others } = session.take(frame);
+        let calls = frame.calls.into_iter().map(Call::decode);
+        let Ok(calls) = calls.collect::<Result<Vec<_>, _>>() else { break };
+        let Taken { refused, for_others } = session.take(calls);
         for request in for_others {
             tokio::spawn(pass_on(session.clone(), request, refusals.clone()));
         }
@@ -176,13 +179,13 @@ struct Taken {
 impl Session {
     /// Hands a frame's calls to their lanes, or back where others must be asked. Answers those that
     /// are refused here.
-    fn take(&self, frame: ClientFrame) -> Taken {
+    fn take(&self, calls: Vec<Call>) -> Taken {
         let mut refused = Vec::new();
         let mut for_others = Vec::new();
         let refuse = |id, failure| Answer { origin: self.origin, id, body: Err(failure) };
         let now = self.hub.now();
-        let mut requests = Vec::with_capacity(frame.calls.len());
-        for call in frame.calls {
+        let mut requests = Vec::with_capacity(calls.len());
+        for call in calls {
             let id = call.id;
             let admitted = decode_call(call, self.origin, now).and_then(|request| {
                 self.admit(&request)?;
