@@ -390,7 +390,7 @@ impl Lane {
         let batch = std::mem::take(&mut self.turn.applied);
         let is_something = !batch.is_empty();
         if is_something {
-            self.upkeep.applied_bytes += batch.byte_size() as u64;
+            self.upkeep.note_applied(batch.byte_size() as u64, self.turn.now);
             if let Err(e) = self.turn.engine.write(batch) {
                 self.engine_failed(&e.to_string());
             }

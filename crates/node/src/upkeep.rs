@@ -19,6 +19,11 @@ use crate::replica::{Condition, Replica};
 use crate::retire::Sentence;
 use crate::turn::Turn;
 
+/// After so long without changes the engine is persisted, whatever the interval,
+const PAUSE: Duration = Duration::from_millis(500);
+/// if it was given so many bytes: reads need not look for those beside its tables any longer, their
+/// memory is free, and a restart has nothing to do. Fewer are not worth tables of their own.
+const PAUSE_BYTES: u64 = 1 << 20;
 /// Sessions unused for this long (by the log's time) are forgotten.
 const SESSION_TTL: Duration = Duration::from_secs(3600);
 /// How often a leader proposes that.
@@ -43,7 +48,9 @@ struct Persisting {
 /// What the lane's housekeeping remembers.
 pub(crate) struct LaneUpkeep {
     /// Bytes given to the engine since the last request to persist.
-    pub(crate) applied_bytes: u64,
+    applied_bytes: u64,
+    /// When the engine was given something last.
+    applied_at: Time,
     pub(crate) leaders_changed: Vec<(ShardId, Option<NodeId>)>,
     last_request: u64,
     requested_at: Time,
@@ -61,6 +68,7 @@ impl LaneUpkeep {
     pub(crate) fn new(now: Time, interval: Duration) -> Self {
         Self {
             applied_bytes: 0,
+            applied_at: now,
             leaders_changed: Vec::new(),
             last_request: 0,
             requested_at: now,
@@ -78,9 +86,24 @@ impl LaneUpkeep {
         self.pinned = true;
     }
 
+    /// The engine was given so many bytes.
+    pub(crate) fn note_applied(&mut self, bytes: u64, now: Time) {
+        self.applied_bytes += bytes;
+        self.applied_at = now;
+    }
+
     pub(crate) fn next_deadline(&self) -> Option<Time> {
         let waits = self.applied_bytes > 0 && self.persisting.is_empty();
-        waits.then(|| self.requested_at.after(self.interval))
+        waits.then(|| self.due_at())
+    }
+
+    /// When what was applied is persisted at the latest.
+    fn due_at(&self) -> Time {
+        let due = self.requested_at.after(self.interval);
+        match self.applied_bytes >= PAUSE_BYTES {
+            true => due.min(self.applied_at.after(PAUSE)),
+            false => due,
+        }
     }
 }
 
@@ -110,7 +133,7 @@ impl Lane {
         let due = installed
             || upkeep.pinned
             || upkeep.applied_bytes >= settings.persist_bytes
-            || self.turn.now.since(upkeep.requested_at) >= settings.persist_interval;
+            || self.turn.now >= upkeep.due_at();
         if !due {
             return;
         }

@@ -24,6 +24,8 @@ struct Node {
     engine: MemEngine,
     inputs: Vec<Input>,
     is_up: bool,
+    /// How often its engine was persisted.
+    persists: usize,
 }
 
 struct Cluster {
@@ -63,7 +65,7 @@ fn start(id: NodeId, disk: &MemDisk, engine: &MemEngine, now: Time, upkeep: &Upk
     };
     let lane = Lane::open(config(id, upkeep), now, start).expect("the lane opens");
     let (disk, engine) = (disk.clone(), engine.clone());
-    Node { id, lane, log, disk, engine, inputs: Vec::new(), is_up: true }
+    Node { id, lane, log, disk, engine, inputs: Vec::new(), is_up: true, persists: 0 }
 }
 
 impl Cluster {
@@ -104,6 +106,7 @@ impl Cluster {
             }
             if let Some(request) = output.persist {
                 node.engine.persist().expect("the engine persists");
+                node.persists += 1;
                 node.inputs.push(Input::Persisted { request });
             }
         }
@@ -264,6 +267,29 @@ fn a_follower_that_was_away_too_long_gets_a_snapshot() {
         cluster.nodes[away].lane.applied(ShardId::SYSTEM),
         cluster.nodes[leader].lane.applied(ShardId::SYSTEM)
     );
+}
+
+#[test]
+fn a_pause_persists_what_is_worth_it() {
+    let mut cluster = Cluster::new(Upkeep::default());
+    let interval = Upkeep::default().persist_interval;
+    let persists = |cluster: &Cluster| cluster.nodes.iter().map(|n| n.persists).collect::<Vec<_>>();
+    cluster.run(interval * 2);
+    let value = "v".repeat(200 << 10);
+    cluster.put("a", &value);
+    cluster.run(Duration::from_secs(1));
+    // That was the first for long, and begins an interval.
+    let before = persists(&cluster);
+    cluster.put("b", &value);
+    cluster.run(Duration::from_secs(2));
+    assert_eq!(persists(&cluster), before, "so little waits for the interval");
+    for n in 0..6 {
+        cluster.put(&format!("k{n}"), &value);
+        cluster.run(Duration::from_millis(400));
+        assert_eq!(persists(&cluster), before, "that was no pause");
+    }
+    cluster.run(Duration::from_millis(200));
+    assert!(persists(&cluster).iter().zip(&before).all(|(now, before)| *now == before + 1));
 }
 
 #[test]
