@@ -5,6 +5,7 @@
 //! and the sources as [`source`] masks them, so every rule is a function that a test can feed.
 
 mod cargo;
+mod dist;
 mod gate;
 mod source;
 mod tidy;
@@ -29,6 +30,7 @@ tasks:
   sim     simulator smoke run: one seed twice, the two traces compared
   torture real processes under load that are killed, lose power, stand still and are cut off from
           each other: [--seconds 120] [--seed 1] [--nodes 3 or 5; without it 3, then 5]
+  dist    the program as it is handed out, optimized by a profile of itself; some minutes
   clients etcd's clients in Python and Rust, installed from their registries, against Atoll
   help    this text";
 
@@ -60,6 +62,7 @@ fn run(task: Option<&str>, options: &[String]) -> Result<bool> {
         Some("sim") => gate::run(&root, &[gate::Step::Simulate]),
         Some("clients") => gate::run(&root, &[gate::Step::Clients]),
         Some("torture") => torture::run(&root, torture::Options::parse(options)?),
+        Some("dist") => dist::run(&root),
         Some("help" | "--help" | "-h") => {
             println!("{HELP}");
             Ok(true)
