@@ -290,8 +290,6 @@ fn ten_thousand_watchers_and_slow_ones_among_them() {
         let whole = readers.told[&n].iter().all(|batch| batch.len() % 2 == 0);
         assert!(whole, "watcher {n} was told a part of a transaction");
     }
-    let waits = |cluster: &Cluster| cluster.nodes[&leader].lane.waits_for_readers();
-    assert_eq!(waits(&cluster), changes > u64::from(WATCH_CREDIT));
     // The slow ones begin to read: one batch handed on makes room for the next.
     for _ in 0..changes {
         let credit = |n| request(&cluster, n, RequestBody::WatchCredit { watch: CALLS + n });
@@ -303,7 +301,6 @@ fn ten_thousand_watchers_and_slow_ones_among_them() {
     for n in (1..=SLOW).filter(|n| !is_idle(*n)) {
         assert_eq!(readers.all(n), wanted, "watcher {n}");
     }
-    assert!(!waits(&cluster), "all was read");
     cluster.run(SECOND * 3);
     readers.take(&mut cluster, leader, |_| true);
     let newest = *wanted.last().unwrap();

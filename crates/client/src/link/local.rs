@@ -12,8 +12,8 @@ use tokio_stream::Stream;
 
 use super::{AnswerSource, BoxFuture, Call, CallSink, Connection, Link, Reply};
 
-/// What a node says to one origin, batch by batch. The node ends it when it stops, or when the caller
-/// lets it wait for too long.
+/// What a node says to one origin, batch by batch. The node ends it when it stops, or when the
+/// caller lets it wait for too long.
 pub type Answers = Pin<Box<dyn Stream<Item = Vec<Answer>> + Send>>;
 
 /// What a node offers to callers in its own process.

@@ -477,8 +477,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "persist_interval",
         Some("10s"),
         "100ms to 1h",
-        "Makes applied changes durable in the engine after so long, if there are any; a megabyte of \
-         them or more sooner, once nothing was changed for half a second.",
+        "Makes applied changes durable in the engine after so long, if there are any; a megabyte \
+         of them or more sooner, once nothing was changed for half a second.",
         |c, v| {
             c.persist_interval = timed(v, MS(100), MS(3_600_000))?;
             Ok(())

@@ -21,8 +21,8 @@ use crate::drive::work::LogJob;
 /// After so long without writes the log does what is better done when nothing waits.
 pub(super) const MAINTAIN_AFTER: Duration = Duration::from_millis(50);
 
-/// The disk's free space is looked at again after so long, or so many bytes written: a look costs as
-/// much as a small write's way through the system, and much less room than this is kept free.
+/// The disk's free space is looked at again after so long, or so many bytes written: a look costs
+/// as much as a small write's way through the system, and much more room than this is kept free.
 const LOOK_AFTER: Duration = Duration::from_millis(10);
 const LOOK_AFTER_BYTES: usize = 1 << 20;
 
