@@ -30,19 +30,12 @@ pub(crate) struct Claims {
     fresh: Vec<Claim>,
     observers: BTreeMap<(Bytes, Origin, u64), Observer>,
     observed: BTreeMap<(Origin, u64), Bytes>,
-    /// How many observers have news that they were not ready for.
-    behind: usize,
 }
 
 impl Claims {
     /// Calls that wait for a lock.
     pub(crate) fn len(&self) -> usize {
         self.waiting.len()
-    }
-
-    /// Whether news waits for its reader.
-    pub(crate) fn waits_for_readers(&self) -> bool {
-        self.behind > 0
     }
 
     /// A call is answered when its request is through.
@@ -116,8 +109,7 @@ impl Claims {
                 break;
             }
             if observer.credit == 0 {
-                let skipped = observer.news.replace(leadership.clone());
-                self.behind += usize::from(skipped.is_none());
+                observer.news = Some(leadership.clone());
                 continue;
             }
             observer.credit -= 1;
@@ -132,7 +124,6 @@ impl Claims {
         let Some(observer) = self.observers.get_mut(&(lock.clone(), origin, call)) else { return };
         match observer.news.take() {
             Some(leadership) => {
-                self.behind -= 1;
                 let body = Ok(AnswerBody::Observed(leadership));
                 turn.answers.push(Answer { origin, id: call, body });
             }
@@ -142,8 +133,7 @@ impl Claims {
 
     pub(crate) fn cancel(&mut self, origin: Origin, call: u64) {
         if let Some(lock) = self.observed.remove(&(origin, call)) {
-            let gone = self.observers.remove(&(lock, origin, call));
-            self.behind -= usize::from(gone.is_some_and(|o| o.news.is_some()));
+            self.observers.remove(&(lock, origin, call));
         }
     }
 
@@ -156,7 +146,6 @@ impl Claims {
         });
         self.observed.retain(|(of, _), _| *of != origin);
         self.observers.retain(|(_, of, _), _| *of != origin);
-        self.behind = self.observers.values().filter(|o| o.news.is_some()).count();
     }
 
     /// Answers those whose deadline has passed; their requests still wait.
@@ -180,7 +169,6 @@ impl Claims {
     pub(crate) fn leadership_lost(&mut self, turn: &mut Turn) {
         self.fresh.clear();
         self.observed.clear();
-        self.behind = 0;
         if self.waiting.is_empty() && self.observers.is_empty() {
             return;
         }

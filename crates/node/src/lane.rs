@@ -48,8 +48,6 @@ pub struct Lane {
     /// The replicas of the turn under way.
     turning: Vec<ShardId>,
     timers: BTreeSet<(Time, ShardId)>,
-    /// Replicas of which something waits until a reader took what came before it.
-    unread: BTreeSet<ShardId>,
     in_flight: VecDeque<InFlight>,
     last_ticket: Ticket,
     work_left: bool,
@@ -80,7 +78,6 @@ impl Lane {
             touched: Vec::new(),
             turning: Vec::new(),
             timers: BTreeSet::new(),
-            unread: BTreeSet::new(),
             in_flight: VecDeque::new(),
             last_ticket: Ticket::ZERO,
             work_left: true,
@@ -184,12 +181,6 @@ impl Lane {
         }
         let timer = self.timers.first().map(|(at, _)| *at);
         Time::earliest([timer, self.upkeep.next_deadline()])
-    }
-
-    /// Whether a watch waits for its reader: then credits are worth a turn of their own.
-    #[must_use]
-    pub fn waits_for_readers(&self) -> bool {
-        !self.unread.is_empty()
     }
 
     /// Who leads `shard`, as its replica here knows. Of the catalog a replica that serves nothing
@@ -381,7 +372,6 @@ impl Lane {
         for messages in sink.messages.values_mut().chain(sink.after.values_mut()) {
             messages.retain(|m| m.shard != shard);
         }
-        self.unread.remove(&shard);
         self.retirements.note_gone(shard, self.last_ticket);
     }
 
@@ -431,11 +421,6 @@ impl Lane {
                 self.timers.insert((at, shard));
             }
             replica.timer = wanted;
-        }
-        if replica.waits_for_readers() {
-            self.unread.insert(shard);
-        } else {
-            self.unread.remove(&shard);
         }
         let leader = replica.leader_told();
         if self.leaders.insert(shard, leader) != Some(leader) {

@@ -402,11 +402,6 @@ impl Replica {
         ])
     }
 
-    /// Whether a watch or an observer has to take something before it is told more.
-    pub(crate) fn waits_for_readers(&self) -> bool {
-        self.watches.waits_for_readers() || self.leases.claims.waits_for_readers()
-    }
-
     /// The catalog has a newer description of the shard.
     pub(crate) fn describe(&mut self, descriptor: Descriptor, turn: &mut Turn) {
         self.group.advance_epoch(descriptor.epoch);

@@ -237,11 +237,6 @@ impl Watches {
         }
     }
 
-    /// Whether something waits for its reader.
-    pub(crate) fn waits_for_readers(&self) -> bool {
-        !self.parked.is_empty()
-    }
-
     pub(crate) fn next_deadline(&self) -> Option<Time> {
         self.progress_at
     }

@@ -6,7 +6,7 @@ mod lanes;
 use std::time::Duration;
 
 use atoll_base::{ClientId, Code, Failure, KeyspaceId, LeaseId, NodeId, Sequence};
-use atoll_coord::{AnswerBody, KeptAlive, RequestBody, Told, WATCH_CREDIT};
+use atoll_coord::{AnswerBody, KeptAlive, RequestBody, Told};
 use atoll_machine::{
     AcquireOp, Claim, Command, CommandId, Guard, GuardedOp, LeaseOp, LeaseReply, LockInfo, LockOp,
     LockReply, Mode, Op, PutOp, Reply, Token, Wait,
@@ -317,32 +317,6 @@ fn waits_and_lock_delays_end_by_the_leaders_clock() {
     assert_eq!(shard.lock("m").unwrap().busy.waiting, 1);
     shard.run(2500);
     token_of(shard.0.answer(waits));
-}
-
-#[test]
-fn an_observer_that_does_not_read_is_waited_for() {
-    let mut shard = Shard::new();
-    shard.grant(A, 60_000, 0);
-    let token = shard.take("e", A, 1);
-    let leader = shard.leader();
-    let observe = shard.0.call(leader, DATA, RequestBody::Observe { lock: key("e") });
-    assert!(matches!(shard.0.answer(observe), Ok(AnswerBody::Observed(Some(_)))));
-    let waits = |shard: &Shard| shard.0.nodes[&leader].lane.waits_for_readers();
-    for n in 1..=WATCH_CREDIT + 2 {
-        let (lock, value) = (key("e"), key("moved"));
-        shard.op(Op::Lock(LockOp::Proclaim { lock, session: A, token, value })).unwrap();
-        assert_eq!(waits(&shard), n >= WATCH_CREDIT, "after {n}");
-    }
-    // One piece of news is what was skipped, too: nothing more waits.
-    shard.0.call(leader, DATA, RequestBody::WatchCredit { watch: observe });
-    shard.run(10);
-    assert!(!waits(&shard));
-    let (lock, value) = (key("e"), key("once more"));
-    shard.op(Op::Lock(LockOp::Proclaim { lock, session: A, token, value })).unwrap();
-    assert!(waits(&shard));
-    shard.0.call(leader, DATA, RequestBody::CancelWatch { watch: observe });
-    shard.run(10);
-    assert!(!waits(&shard), "it is gone");
 }
 
 #[test]

@@ -76,11 +76,10 @@ impl Lanes {
         Ok(())
     }
 
-    /// Hands over what is bounded by its source, and can wait until its lanes have something else
-    /// to do, unless they wait for it.
-    pub(crate) fn leave(&self, requests: Vec<Request>) {
+    /// Hands over what is bounded by its source.
+    pub(crate) fn submit_always(&self, requests: Vec<Request>) {
         for (lane, part) in self.split(requests, |r| r.shard) {
-            self.mailbox(lane).leave(Input::Requests(part));
+            self.mailbox(lane).push(Input::Requests(part));
         }
     }
 

@@ -2,8 +2,7 @@
 //!
 //! Many threads push, one takes everything at once. The taker sleeps while there is nothing and is
 //! woken by the first push only, so that an idle node does nothing at all and a busy one hands over
-//! a batch per wake. What can wait for something else to wake the taker is put beside it
-//! ([`Mailbox::leave`]), and wakes only a taker that said that it waits for that too.
+//! a batch per wake.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -24,19 +23,8 @@ struct State<T> {
     /// When the oldest of `items` came.
     since: Option<Instant>,
     taker: Taker,
-    /// What the taker sleeps for.
-    sleep: Sleep,
     is_nudged: bool,
     is_closed: bool,
-}
-
-/// What a taker is woken for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Sleep {
-    /// Whatever comes.
-    Light,
-    /// Not for what was left with it.
-    Deep,
 }
 
 /// What the taker does.
@@ -94,7 +82,6 @@ impl<T> Mailbox<T> {
             weight: 0,
             since: None,
             taker: Taker::Awake,
-            sleep: Sleep::Light,
             is_nudged: false,
             is_closed: false,
         };
@@ -111,24 +98,6 @@ impl<T> Mailbox<T> {
         if !state.is_closed {
             self.add(state, item, 0);
         }
-    }
-
-    /// Adds what must not be lost and need not be taken before something else is; its producer
-    /// bounds it. Wakes a taker in light sleep only.
-    pub(crate) fn leave(&self, item: T) {
-        let mut state = self.lock();
-        if state.is_closed {
-            return;
-        }
-        state.items.push(item);
-        if state.sleep == Sleep::Light {
-            self.wake(state);
-        }
-    }
-
-    /// Says what the taker is woken for from now on.
-    pub(crate) fn set_sleep(&self, sleep: Sleep) {
-        self.lock().sleep = sleep;
     }
 
     /// Adds an item of this weight if there is room.
@@ -355,42 +324,6 @@ mod tests {
         assert_eq!(taker.join().unwrap(), Taken::Nudged);
         mailbox.close();
         mailbox.nudge();
-        assert_eq!(mailbox.take(&mut out, None), Taken::Closed);
-    }
-
-    #[test]
-    fn what_was_left_wakes_light_sleepers_only_and_is_taken_with_all_else() {
-        let mailbox = Mailbox::new(10);
-        let wakes = Arc::new(Wakes::default());
-        let waker = Waker::from(wakes.clone());
-        let context = Context::from_waker(&waker);
-        let mut out = Vec::new();
-        mailbox.set_sleep(Sleep::Deep);
-        assert!(mailbox.poll_take(&context, &mut out).is_pending());
-        mailbox.leave(1);
-        assert_eq!(wakes.0.load(SeqCst), 0);
-        mailbox.push(2);
-        assert_eq!(wakes.0.load(SeqCst), 1);
-        let taken = mailbox.poll_take(&context, &mut out);
-        assert!(matches!(taken, Poll::Ready(Taken::Items(_))));
-        assert_eq!(out, [1, 2]);
-        out.clear();
-        // It waits for nothing: it is there already.
-        mailbox.leave(3);
-        let taken = mailbox.poll_take(&context, &mut out);
-        assert_eq!(taken, Poll::Ready(Taken::Items(Duration::ZERO)));
-        out.clear();
-        mailbox.set_sleep(Sleep::Light);
-        assert!(mailbox.poll_take(&context, &mut out).is_pending());
-        mailbox.leave(4);
-        assert_eq!(wakes.0.load(SeqCst), 2);
-        mailbox.set_sleep(Sleep::Deep);
-        // Who sleeps for a time finds it then.
-        let taken = mailbox.take(&mut out, Some(Duration::ZERO));
-        assert_eq!((taken, &out[..]), (Taken::Items(Duration::ZERO), &[4][..]));
-        mailbox.close();
-        mailbox.leave(5);
-        out.clear();
         assert_eq!(mailbox.take(&mut out, None), Taken::Closed);
     }
 

@@ -7,9 +7,8 @@
 //! file is given up, which makes room for what is under way, and new data is refused until there is
 //! room for the file again.
 //!
-//! The log thread looks every few milliseconds while it commits, and before a commit takes more
-//! than a megabyte since the last look; the upkeep thread looks now and then. So a node's own
-//! writes never outrun the look.
+//! The log thread looks before every commit and the upkeep thread now and then, so that a node's
+//! own writes never outrun the look.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

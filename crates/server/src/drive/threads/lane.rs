@@ -18,7 +18,7 @@ use super::alarm::Alarm;
 use super::running::{Place, Running};
 use crate::drive::clock::Clock;
 use crate::drive::hub::Hub;
-use crate::drive::mailbox::{Sleep, Taken};
+use crate::drive::mailbox::Taken;
 use crate::drive::metrics::observe;
 
 /// Starts to turn `lane` until its queue is closed and empty.
@@ -107,9 +107,6 @@ impl Turner {
         let turned = Instant::now();
         observe(&hub.metrics.lane_turn, turned - began);
         hub.metrics.turns.inc();
-        // Before answers leave, as credits come back for them.
-        let sleep = if lane.waits_for_readers() { Sleep::Light } else { Sleep::Deep };
-        hub.lanes.mailbox(*id).set_sleep(sleep);
         carry_out(output, *id, hub);
         observe(&hub.metrics.lane_output, turned.elapsed());
         Then::GoOn

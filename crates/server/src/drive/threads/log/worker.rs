@@ -21,11 +21,6 @@ use crate::drive::work::LogJob;
 /// After so long without writes the log does what is better done when nothing waits.
 pub(super) const MAINTAIN_AFTER: Duration = Duration::from_millis(50);
 
-/// The disk's free space is looked at again after so long, or so many bytes written: a look costs
-/// as much as a small write's way through the system, and much more room than this is kept free.
-const LOOK_AFTER: Duration = Duration::from_millis(10);
-const LOOK_AFTER_BYTES: usize = 1 << 20;
-
 /// How long until a write that found the disk full is tried again.
 const FULL_RETRY: Duration = Duration::from_millis(200);
 
@@ -39,9 +34,6 @@ pub(super) struct Worker {
     is_full: bool,
     /// Something was written since the last maintenance.
     wrote: bool,
-    /// When the disk's free space was looked at, and what was written since.
-    looked_at: Instant,
-    unlooked_bytes: usize,
 }
 
 /// Writes that become durable together.
@@ -80,16 +72,7 @@ pub(super) struct Full(pub(super) Group);
 
 impl Worker {
     pub(super) fn new(writer: LogWriter, syncing: SyncTime, hub: Arc<Hub>) -> Self {
-        Self {
-            hub,
-            pace: Pace::default(),
-            writer,
-            syncing,
-            is_full: false,
-            wrote: false,
-            looked_at: Instant::now(),
-            unlooked_bytes: LOOK_AFTER_BYTES,
-        }
+        Self { hub, pace: Pace::default(), writer, syncing, is_full: false, wrote: false }
     }
 
     /// Works until the queue is closed and empty, or until the disk has kept its pace for long
@@ -132,6 +115,7 @@ impl Worker {
     pub(super) fn commit(&mut self, mut group: Group) {
         while let Err(Full(unwritten)) = self.try_commit(group) {
             group = unwritten;
+            self.hub.look_at_disk();
             std::thread::sleep(FULL_RETRY);
         }
     }
@@ -139,7 +123,7 @@ impl Worker {
     /// Writes until it is durable, tells, and says how long the write took. Errors but a full disk
     /// end the process, since nobody knows what the disk holds then.
     pub(super) fn try_commit(&mut self, group: Group) -> Result<Duration, Full> {
-        self.look_at_disk(group.bytes());
+        self.hub.look_at_disk();
         self.syncing.take();
         let began = Instant::now();
         match self.writer.write(&group.batches) {
@@ -157,19 +141,6 @@ impl Worker {
                 "the log can't be written: {error}; what the disk holds is unknown, so this \
                 node stops; start it again to recover from what was synced"
             )),
-        }
-    }
-
-    /// Looks whether there is room on the disk, now and then.
-    fn look_at_disk(&mut self, writing_bytes: usize) {
-        let now = Instant::now();
-        self.unlooked_bytes += writing_bytes;
-        if self.is_full
-            || self.unlooked_bytes >= LOOK_AFTER_BYTES
-            || now - self.looked_at >= LOOK_AFTER
-        {
-            (self.looked_at, self.unlooked_bytes) = (now, 0);
-            self.hub.look_at_disk();
         }
     }
 
