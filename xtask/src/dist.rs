@@ -1,7 +1,7 @@
 //! `cargo x dist`: the program as it is handed out, optimized by a profile of itself.
 //!
-//! The server is built with counters in it, three of them are driven by the benchmark for half a
-//! minute, and it is built once more by what they counted: which branches are taken and which
+//! The server is built with counters in it, three of them are driven by the benchmark for a minute
+//! or so, and it is built once more by what they counted: which branches are taken and which
 //! functions are called is no guess then. What a load does that the training lacks is laid out as
 //! rarely used, so the training has some of everything: both protocols, few clients and many, a
 //! restart.
