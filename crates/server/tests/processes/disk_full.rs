@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use atoll_client::{Code, Happened, Keys, Keyspace};
+use atoll_storage::{Disk as _, RealDisk};
 
 use crate::harness::{Cluster, Turn, eventually, within};
 
@@ -38,15 +39,18 @@ impl SmallDisk {
         self.0.join("ballast")
     }
 
-    /// Leaves about `bytes` of room.
-    fn fill_up_to(&self, bytes: usize) {
+    /// Takes room until no more than `bytes` are left, and never leaves less: a node that looks
+    /// meanwhile would give its reserve up, and that would be room again.
+    fn fill_up_to(&self, bytes: u64) {
         let mut file = File::create(self.ballast()).expect("a file");
         let block = vec![1_u8; 64 << 10];
-        let mut written = 0_usize;
-        while let Ok(n @ 1..) = file.write(&block) {
-            written += n;
+        loop {
+            let free = RealDisk.free_bytes(&self.0).expect("the system says what is free");
+            let more = free.saturating_sub(bytes).min(block.len() as u64);
+            if more == 0 || file.write_all(&block[..more as usize]).is_err() {
+                return;
+            }
         }
-        file.set_len(written.saturating_sub(bytes) as u64).expect("a shorter file");
     }
 
     fn make_room(&self) {
@@ -103,7 +107,7 @@ async fn check_all(keyspace: &Keyspace, acknowledged: &[u64]) {
 }
 
 /// One node on a small disk, of which somebody else leaves `room` bytes.
-async fn fill(room: usize) {
+async fn fill(room: u64) {
     let _turn = Turn::alone();
     let settings = [
         "--disk-reserve-bytes=32MiB",
